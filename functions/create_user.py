@@ -1,0 +1,49 @@
+"""CreateUser: creates the buyer's Cognito user, who gets Cognito's welcome mail, and links the customer to it.
+
+in      the run; DecideAccess saw no user
+out     {"before": null, "after": {...}}, or nothing changed when there is a user by now: the run looks again
+raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
+        EmailUnusable, MailLimitReached, CognitoRejected (lasting)
+"""
+
+import time
+from typing import Any
+
+from gateway import aws
+from gateway.errors import EmailUnusable, UserExists
+from gateway.ledger import Ledger
+from gateway.people import user_of
+from gateway.settings import required
+from gateway.step import Run, step
+from gateway.users import Users
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
+
+
+@step
+def handler(run: Run) -> dict[str, Any]:
+    now = int(time.time())
+    with ledger.lease(run.party, run.owner, now):
+        party = ledger.party(run.party)
+        if user_of(party, users).facts() != run.seen:
+            return run.change_so_far
+        if party.email is None:
+            raise EmailUnusable(f"{party.id} has no usable e-mail address; set one in Stripe, then resend the event")
+        ledger.claim_email(party.id, party.email)
+        try:
+            sub = users.create(
+                party.email,
+                dapp_limit=run.target.dapp_limit,
+                payment_status=run.target.payment_status,
+                customer_id=run.customer_id,
+            )
+        except UserExists:
+            return run.change_so_far
+        # A user that was deleted by hand leaves the links of all their customers behind: they follow.
+        gone = ledger.person(party.sub) if party.sub is not None else None
+        parties = sorted({party.id} | (gone.parties if gone is not None else frozenset()))
+        ledger.link(parties, sub, replacing=party.sub)
+        after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
+        ledger.record_change(sub, now, run.change(None, after))
+    return run.changed(after)

@@ -1,0 +1,35 @@
+"""DisableUser: takes access away from a user who no longer pays.
+
+in      the run; DecideAccess saw access not wanted and the user enabled
+out     {"before": {...}, "after": {...}}, or nothing changed when the user is not as they were seen
+raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing)
+"""
+
+import time
+from typing import Any
+
+from gateway import aws
+from gateway.ledger import Ledger
+from gateway.people import user_of
+from gateway.settings import required
+from gateway.step import Run, step
+from gateway.users import BILLING, Users
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
+
+
+@step
+def handler(run: Run) -> dict[str, Any]:
+    now, sub, target = int(time.time()), run.sub, run.target
+    with ledger.lease(sub, run.owner, now):
+        if user_of(ledger.party(run.party), users).facts() != run.seen:
+            return run.change_so_far
+        after = {"enabled": False, "dapp_limit": target.dapp_limit, "payment_status": target.payment_status}
+        ledger.record_change(sub, now, run.change(run.seen, after))
+        # Who disabled comes before the disabling: otherwise a kill in between would look like an operator's ban.
+        users.update(sub, dapp_limit=target.dapp_limit, payment_status=target.payment_status, disabled_by=BILLING)
+        # Signed out before disabled: a disabled user is proof that the sign-out was done as well.
+        users.sign_out(sub)
+        users.disable(sub)
+    return run.changed(after)

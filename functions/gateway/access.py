@@ -1,0 +1,319 @@
+"""PURE. What access a person should have, from what Stripe says now. The only place that holds these rules.
+
+Nothing is imported here that could know the time or the world: the clock and the policy are arguments.
+All moments are Unix seconds, as in Stripe's objects.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Status = Literal["ACTIVE", "LAPSED", "FAILED", "CANCELLED"]
+
+# A trial that Stripe still calls "trialing" this long after its end means that we missed an event, not that
+# Stripe is late.
+TRIAL_END_SLACK = 3600
+
+# Reported when nothing gives access: the one that needs attention most comes first.
+_WORST_FIRST: tuple[Status, ...] = ("FAILED", "LAPSED", "CANCELLED")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the operator decided (template parameters)."""
+
+    grace: int  # seconds
+    max_dapps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One line of a subscription or purchase.
+
+    `dapps` is the mapping as text, from price, product or DappPrices: units per quantity. None: the price is not
+    named, so it belongs to another product of the account and gives nothing.
+    """
+
+    price: str
+    quantity: int | None
+    dapps: str | None
+    divide_by: int = 1  # transform_quantity
+    round_up: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """What the rules need of a Stripe subscription, whatever API version it came from."""
+
+    id: str
+    status: str
+    items: tuple[Item, ...]
+    trial_end: int | None = None
+    ends_at: int | None = None  # cancel_at, or the period's end when cancel_at_period_end
+    ended_for_nonpayment: bool = False
+    first_unpaid: int | None = None  # when the earliest open, attempted invoice was due
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """A one-time order: paid adds its units until canceled or returned."""
+
+    id: str
+    status: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """ReadBilling's answer. `wanted` None means: leave the user as they are.
+
+    `recheck_at` is the moment at which the answer changes although Stripe sends nothing.
+    `alarms` names what an operator should look at.
+    """
+
+    wanted: bool | None
+    status: Status
+    dapp_limit: int
+    reason: str
+    recheck_at: int | None = None
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """What the rules need of a Cognito user: flags and numbers, no personal data.
+
+    `dapp_limit` is -1 when the attribute is not set. `linked`: the payer of this run is linked to the user.
+    `claimed`: not linked yet, but made for this payer by a run that was killed.
+    """
+
+    exists: bool
+    sub: str | None = None
+    linked: bool = False
+    claimed: bool = False
+    enabled: bool = False
+    disabled_by: str = ""
+    provider: str = ""
+    dapp_limit: int = -1
+    payment_status: str = ""
+
+    @property
+    def comped(self) -> bool:
+        """Given access by an operator; billing never touches them."""
+        return self.provider == "ADMIN"
+
+    @property
+    def ours(self) -> bool:
+        """Made by this gateway; anybody else's is only ever granted to."""
+        return self.provider == "STRIPE"
+
+    @property
+    def held(self) -> bool:
+        """Disabled by a person, so only a person lifts it."""
+        return self.exists and not self.enabled and self.disabled_by != "billing"
+
+    def facts(self) -> dict[str, Any]:
+        """As the states pass it."""
+        return {**asdict(self), "comped": self.comped, "held": self.held}
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """How a user stood who existed before their first purchase ("adopted")."""
+
+    dapp_limit: int
+    payment_status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """How the user should look."""
+
+    enabled: bool
+    dapp_limit: int
+    payment_status: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """What one subscription or purchase says. `unreadable`: its units cannot be told."""
+
+    wanted: bool | None
+    status: Status
+    reason: str
+    units: int = 0
+    until: int | None = None
+    unreadable: bool = False
+    in_grace: bool = False
+
+
+def decide(
+    subscriptions: Iterable[Subscription],
+    purchases: Iterable[Purchase],
+    now: int,
+    policy: Policy,
+    granted: int | None = None,
+) -> Access:
+    """The access of one person: any yes is yes with the sum of the units; otherwise any no is no; otherwise None.
+
+    `granted` is the limit last granted while everything was paid (None: never): a subscription in grace keeps its
+    part of it and never raises it.
+    """
+    verdicts = [
+        verdict
+        for verdict in (
+            *(_of_subscription(each, now, policy) for each in subscriptions),
+            *(_of_purchase(each) for each in purchases),
+        )
+        if verdict is not None
+    ]
+    alarms = tuple(sorted({each.reason for each in verdicts if each.wanted is None}))
+    yes = [each for each in verdicts if each.wanted]
+    no = [each for each in verdicts if each.wanted is False]
+    unreadable = any(each.unreadable for each in verdicts)
+    if yes:
+        return _granting(yes, unreadable, policy, granted, alarms)
+    if no and not unreadable:
+        worst = min(no, key=lambda each: _WORST_FIRST.index(each.status))
+        return Access(False, worst.status, 0, worst.reason, None, alarms)
+    if verdicts:
+        return Access(None, "LAPSED", 0, "; ".join(alarms), None, alarms)
+    return Access(None, "LAPSED", 0, "nothing bought", None, ())
+
+
+def _granting(
+    yes: list[_Verdict],
+    unreadable: bool,
+    policy: Policy,
+    granted: int | None,
+    alarms: tuple[str, ...],
+) -> Access:
+    units = sum(each.units for each in yes if not each.in_grace)
+    grace_units = sum(each.units for each in yes if each.in_grace)
+    if granted is not None:
+        grace_units = min(grace_units, max(0, granted - units))
+    units += grace_units
+    if unreadable:  # a mapping with a typo takes nothing away from whoever has it
+        units = max(units, granted or 0)
+    if units > policy.max_dapps:
+        alarms = (*alarms, f"limit clamped from {units} to {policy.max_dapps}")
+        units = policy.max_dapps
+    status: Status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
+    moments = [each.until for each in yes if each.until is not None]
+    reason = "; ".join(each.reason for each in yes)
+    return Access(True, status, units, reason, min(moments, default=None), alarms)
+
+
+def _of_subscription(subscription: Subscription, now: int, policy: Policy) -> _Verdict | None:
+    if subscription.status in ("incomplete", "incomplete_expired"):
+        return None
+    mapped = [item for item in subscription.items if item.dapps is not None]
+    if not mapped:
+        return None
+    label = f"{subscription.id} {subscription.status}"
+    match subscription.status:
+        case "active" | "trialing":
+            return _running(subscription, mapped, label, now)
+        case "past_due":
+            return _past_due(subscription, mapped, label, now, policy)
+        case "unpaid":
+            return _Verdict(False, "FAILED", label)
+        case "paused":
+            return _Verdict(False, "LAPSED", label)
+        case "canceled":
+            status: Status = "FAILED" if subscription.ended_for_nonpayment else "CANCELLED"
+            return _Verdict(False, status, label)
+        case _:
+            return _Verdict(None, "LAPSED", f"{subscription.id} has an unknown status")
+
+
+def _running(subscription: Subscription, mapped: list[Item], label: str, now: int) -> _Verdict:
+    until = subscription.ends_at
+    if until is not None and now >= until:
+        return _Verdict(False, "CANCELLED", f"{label}, ended")
+    if subscription.status == "trialing" and subscription.trial_end is not None:
+        end = subscription.trial_end
+        if now >= end + TRIAL_END_SLACK:
+            return _Verdict(False, "FAILED", f"{label}, but the trial is over")
+        next_look = end if now < end else end + TRIAL_END_SLACK
+        until = next_look if until is None else min(until, next_look)
+    return _with_units(_Verdict(True, "ACTIVE", label, until=until), mapped)
+
+
+def _past_due(subscription: Subscription, mapped: list[Item], label: str, now: int, policy: Policy) -> _Verdict:
+    if subscription.first_unpaid is None:
+        return _Verdict(None, "LAPSED", f"{label}, but no invoice is open")
+    end = subscription.first_unpaid + policy.grace
+    if now >= end:
+        return _Verdict(False, "FAILED", f"{label}, grace is over")
+    return _with_units(_Verdict(True, "LAPSED", f"{label}, in grace", until=end, in_grace=True), mapped)
+
+
+def _of_purchase(purchase: Purchase) -> _Verdict | None:
+    mapped = [item for item in purchase.items if item.dapps is not None]
+    if not mapped and purchase.items:
+        return None
+    label = f"{purchase.id} {purchase.status}"
+    match purchase.status:
+        case "paid" | "fulfilled":
+            return _with_units(_Verdict(True, "ACTIVE", label), mapped) if mapped else None
+        case "canceled" | "returned":
+            return _Verdict(False, "CANCELLED", label)
+        case _:
+            return None
+
+
+def _with_units(verdict: _Verdict, mapped: list[Item]) -> _Verdict:
+    total = 0
+    for item in mapped:
+        units = units_of(item)
+        if units is None:
+            return _Verdict(None, "LAPSED", f"price {item.price} has no readable units", unreadable=True)
+        total += units
+    return _Verdict(
+        verdict.wanted,
+        verdict.status,
+        verdict.reason,
+        total,
+        verdict.until,
+        in_grace=verdict.in_grace,
+    )
+
+
+def units_of(item: Item) -> int | None:
+    """quantity x dapps after transform_quantity; None when either cannot be read as a whole number >= 0."""
+    dapps = item.dapps or ""
+    if item.quantity is None or item.quantity < 0 or item.divide_by < 1:
+        return None
+    if not (dapps.isascii() and dapps.isdigit() and len(dapps) <= 9):
+        return None
+    packages = item.quantity // item.divide_by
+    if item.round_up and item.quantity % item.divide_by:
+        packages += 1
+    return packages * int(dapps)
+
+
+def target(access: Access, before: Before | None) -> Target:
+    """How the user of this access should look.
+
+    A user that existed before their first purchase is put back to what they were when the grant ends; our own are
+    disabled.
+    """
+    if access.wanted:
+        return Target(True, access.dapp_limit, access.status)
+    if before is not None:
+        return Target(True, max(0, before.dapp_limit), before.payment_status)
+    return Target(False, 0, access.status)
+
+
+def outcome(access: Access, user: User) -> str:
+    """Why a run found nothing missing, in one word that operators search for."""
+    if user.comped:
+        return "comped"
+    if user.held:
+        return "held"
+    if access.wanted is None:
+        return "left_alone"
+    if not user.linked:
+        return "no_user"
+    return "enabled" if user.enabled else "disabled"

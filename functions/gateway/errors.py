@@ -1,0 +1,118 @@
+"""Errors that somebody names: the state machine (Retry), a test, or an operator reading a red execution.
+
+Step Functions matches the bare class name, exactly and without inheritance, so the names are the contract. Every
+message says what to do next and holds no personal data: it ends up in the execution history.
+"""
+
+
+class GatewayError(Exception):
+    """Base of all errors below; never raised itself."""
+
+
+# ---- passing: the state machine retries, then the order is run again later
+
+
+class StripeThrottled(GatewayError):
+    """Stripe answered 429."""
+
+
+class StripeUnavailable(GatewayError):
+    """Stripe answered 5xx, or not at all."""
+
+
+class CognitoThrottled(GatewayError):
+    """Cognito's request rate is used up."""
+
+
+class CognitoUnavailable(GatewayError):
+    """Cognito answered 5xx, or not at all."""
+
+
+class LedgerThrottled(GatewayError):
+    """DynamoDB throttles the table."""
+
+
+class LedgerUnavailable(GatewayError):
+    """DynamoDB answered 5xx, or not at all."""
+
+
+class StartThrottled(GatewayError):
+    """Step Functions throttles StartExecution."""
+
+
+class StartUnavailable(GatewayError):
+    """Step Functions answered 5xx, or not at all."""
+
+
+class PersonBusy(GatewayError):
+    """Another run holds the lease on this person."""
+
+
+# ---- lasting: somebody has to do something; the order stays open and is run again with back-off
+
+
+class StripeKeyRejected(GatewayError):
+    """Stripe answered 401 or 403: the key is wrong, revoked, or lacks a right."""
+
+
+class StripeRejected(GatewayError):
+    """Stripe refused a request as invalid."""
+
+
+class BillingIncomplete(GatewayError):
+    """Stripe does not know, or shows nothing of, a customer that we know: never read as "does not pay"."""
+
+
+class CognitoRejected(GatewayError):
+    """Cognito refused a request: missing right, missing attribute, unknown pool, invalid value."""
+
+
+class UserMissing(GatewayError):
+    """The user was deleted while the run was writing to them."""
+
+
+class MailLimitReached(GatewayError):
+    """The mail quota of the user pool is used up, so no welcome mail can leave today."""
+
+
+class LedgerRejected(GatewayError):
+    """DynamoDB refused a request: missing right, unknown table."""
+
+
+class StartRejected(GatewayError):
+    """Step Functions refused to start an execution: missing right, unknown machine."""
+
+
+class SecretUnavailable(GatewayError):
+    """A secret cannot be read from Secrets Manager."""
+
+
+class EmailUnusable(GatewayError):
+    """The payer has no e-mail address, or one that Cognito cannot take as a user name."""
+
+
+class DidNotConverge(GatewayError):
+    """Ten looks, and something was still missing."""
+
+
+class UnexpectedError(GatewayError):
+    """A defect. The message names the exception's type and place, never its text."""
+
+
+# ---- answers of an adapter that its caller handles
+
+
+class UserExists(GatewayError):
+    """AdminCreateUser: the e-mail address has a user already."""
+
+
+class NotAuthentic(GatewayError):
+    """A webhook without a valid, recent signature."""
+
+
+class UnreadableEnvelope(GatewayError):
+    """A signed body that is not a Stripe event."""
+
+
+class UnusableEvent(GatewayError):
+    """A Stripe event of a kind we handle whose content cannot be used."""

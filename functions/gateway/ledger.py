@@ -1,0 +1,609 @@
+"""The ledger: orders, parties, people and leases in one DynamoDB table. The only module that calls DynamoDB.
+
+    pk               sk               what
+    ORDER#<event>    ORDER            one event: its content, its attempts, how it ended
+    PARTY#<party>    PARTY            a Stripe customer, or an order without one; linked to a user by `sub`
+    PARTY#<party>    PURCHASE#<id>    a one-time order of the party
+    PERSON#<sub>     PERSON           one Cognito user: linked parties, last change, recheck_at
+    LEASE#<subject>  LEASE            who may write to a person (or, before there is a user, a party) right now
+
+Indexes: ByParty and ByEmail list orders (rank OPEN#… before it is fulfilled, DONE#… after), Due lists what RunDue has
+to do. They are eventually consistent, so nothing that must be right reads them: they only find work.
+
+Every method is one call to DynamoDB, so a caller's order of writes is visible where it is decided.
+All moments are Unix seconds.
+"""
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gateway import aws
+from gateway.access import Before
+from gateway.errors import (
+    CognitoUnavailable,
+    GatewayError,
+    LedgerRejected,
+    LedgerThrottled,
+    LedgerUnavailable,
+    PersonBusy,
+)
+from gateway.events import Order, OrderItem, Purchase
+
+# Longer than any writing Lambda may live (20 s, template.yaml), so an expired lease belongs to nobody who still writes.
+LEASE_SECONDS = 30
+
+# An attempt without a word for this long is dead: the state machine's own time-out is 14 minutes.
+ATTEMPT_SECONDS = 15 * 60
+
+# RunDue's index is spread over this many keys: one key would take 1,000 writes a second at most.
+DUE_SHARDS = 8
+
+# An order is run at most this often by itself; then an operator must look. With the default first wait of five
+# minutes the last run is about two days after the first.
+MAX_ATTEMPTS = 14
+_LONGEST_WAIT = 6 * 3600
+
+# A run closes other open orders only if they were recorded this long before it read Stripe: clocks differ.
+CLOCK_SKEW = 5
+
+_to_dynamo = TypeSerializer().serialize
+_from_dynamo = TypeDeserializer().deserialize
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One run of an order, as far as the ledger knows. `number` counts from 1; 0: never run."""
+
+    event_id: str
+    order_id: str
+    customer_id: str | None
+    number: int
+    state: str
+    at: int
+
+    @property
+    def execution_name(self) -> str:
+        """Step Functions' name of this run: two starters, one name."""
+        return self.event_id if self.number <= 1 else f"{self.event_id}-r{self.number}"
+
+    def over(self, now: int) -> bool:
+        """Ended with a word, or started so long ago that it cannot be running any more."""
+        return self.state != "RECEIVED" or now - self.at >= ATTEMPT_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Party:
+    """A Stripe customer, or an order without one, with what was learnt about it."""
+
+    id: str
+    sub: str | None = None
+    email: str | None = None
+    claimed_email: str | None = None
+    subscribed: bool = False
+    purchases: tuple[Purchase, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One Cognito user and the parties that are linked to them.
+
+    `granted`: the limit last granted while everything was paid. `before`: set when the user existed before their first
+    purchase ("adopted").
+    """
+
+    sub: str
+    parties: frozenset[str]
+    granted: int | None = None
+    before: Before | None = None
+    recheck_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a user: how they stood, will stand, and why. `granted`: the new limit when all is paid."""
+
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any]
+    reason: str
+    execution: str
+    granted: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DuePerson:
+    """A person whose access may change now although Stripe sends nothing."""
+
+    sub: str
+    party: str
+    recheck_at: int
+
+
+def retry_delay(attempt: int, first: int) -> int | None:
+    """Seconds until an order is run again after this attempt failed; None when it has been run often enough."""
+    if attempt >= MAX_ATTEMPTS:
+        return None
+    return int(min(first * 2 ** (attempt - 1), _LONGEST_WAIT))
+
+
+class Ledger:
+    """The table, through a boto3 DynamoDB client."""
+
+    def __init__(self, client: Any, table: str) -> None:
+        self._client = client
+        self._table = table
+
+    # -------------------------------------------------------------- orders
+
+    def record(self, order: Order, now: int, *, problem: str | None = None) -> Attempt | None:
+        """Write the order of an event, once. Returns None when it is new, else what the ledger has of it.
+
+        A new order counts as attempt 1, which the caller is about to start. With a `problem` it cannot be run: it
+        is recorded as UNFULFILLED with that reason.
+        """
+        row: dict[str, Any] = {
+            "pk": f"ORDER#{order.event_id}",
+            "sk": "ORDER",
+            **{k: v for k, v in asdict(order).items() if k not in ("purchase", "items")},
+            "items": [asdict(item) for item in order.items],
+            "party": order.party,
+            "rank": f"OPEN#{now}#{order.event_id}",
+            "received_at": now,
+            "status_when_done": "fulfilled" if order.status == "paid" else order.status,
+        }
+        if problem is None:
+            row |= {"state": "RECEIVED", "attempts": 1, "attempt_at": now}
+            row |= {"due": _shard(order.event_id), "due_at": now + ATTEMPT_SECONDS}
+        else:
+            row |= {"state": "UNFULFILLED", "attempts": 0, "attempt_at": now, "last_error": problem}
+        try:
+            self._call(
+                "put_item",
+                Item=_row({key: value for key, value in row.items() if value is not None}),
+                ConditionExpression="attribute_not_exists(pk)",
+                ReturnValuesOnConditionCheckFailure="ALL_OLD",
+            )
+        except _ConditionFailed as failed:
+            return _attempt(failed.row)
+        return None
+
+    def next_attempt(self, seen: Attempt, now: int) -> Attempt | None:
+        """Take the attempt after `seen`; None when somebody else took it, or the order is fulfilled by now."""
+        number = seen.number + 1
+        taken = self._change(
+            _key(f"ORDER#{seen.event_id}", "ORDER"),
+            "SET attempts = :next, attempt_at = :now, #state = :received, due = :due, due_at = :at",
+            {
+                ":next": number,
+                ":seen": seen.number,
+                ":now": now,
+                ":received": "RECEIVED",
+                ":fulfilled": "FULFILLED",
+                ":due": _shard(seen.event_id),
+                ":at": now + ATTEMPT_SECONDS,
+            },
+            "attempts = :seen AND #state <> :fulfilled",
+        )
+        return replace(seen, number=number, state="RECEIVED", at=now) if taken else None
+
+    def open_orders(self, party: str, recorded_before: int) -> Iterator[str]:
+        """Event ids of the party's open orders recorded before that moment, oldest first, a page at a time."""
+        for row in self._query(
+            IndexName="ByParty",
+            KeyConditionExpression="party = :party AND #rank BETWEEN :first AND :last",
+            ExpressionAttributeNames={"#rank": "rank"},
+            ExpressionAttributeValues=_row({":party": party, ":first": "OPEN#", ":last": f"OPEN#{recorded_before}"}),
+        ):
+            yield row["pk"].removeprefix("ORDER#")
+
+    def close(
+        self,
+        event_id: str,
+        now: int,
+        *,
+        execution: str,
+        outcome: str,
+        reason: str,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Mark an order FULFILLED with how it ended. False: it was fulfilled already and stays as it is."""
+        return self._change(
+            _key(f"ORDER#{event_id}", "ORDER"),
+            "SET #state = :fulfilled, #rank = :rank, #status = status_when_done, execution = :execution,"
+            " outcome = :outcome, reason = :reason, #before = :before, #after = :after, fulfilled_at = :now"
+            " REMOVE due, due_at, last_error",
+            {
+                ":fulfilled": "FULFILLED",
+                ":rank": f"DONE#{now}#{event_id}",
+                ":execution": execution,
+                ":outcome": outcome,
+                ":reason": reason,
+                ":before": before,
+                ":after": after,
+                ":now": now,
+            },
+            "attribute_exists(pk) AND #state <> :fulfilled",
+        )
+
+    def fail(self, event_id: str, *, execution: str, error: str, retry_at: int | None) -> bool:
+        """Mark an order UNFULFILLED with its reason, due again at `retry_at` (None: given up, an operator must
+        look). False: it was fulfilled meanwhile and stays so."""
+        values: dict[str, Any] = {
+            ":unfulfilled": "UNFULFILLED",
+            ":fulfilled": "FULFILLED",
+            ":execution": execution,
+            ":error": error,
+        }
+        change = "SET #state = :unfulfilled, execution = :execution, last_error = :error"
+        if retry_at is None:
+            change += " REMOVE due, due_at"
+        else:
+            change += ", due = :due, due_at = :at"
+            values |= {":due": _shard(event_id), ":at": retry_at}
+        return self._change(
+            _key(f"ORDER#{event_id}", "ORDER"),
+            change,
+            values,
+            "attribute_exists(pk) AND #state <> :fulfilled",
+        )
+
+    def due(self, shard: int, now: int) -> Iterator[Attempt | DuePerson]:
+        """What is due in one shard of the index (0 … DUE_SHARDS - 1), longest due first."""
+        for row in self._query(
+            IndexName="Due",
+            KeyConditionExpression="due = :due AND due_at <= :now",
+            ExpressionAttributeValues=_row({":due": f"DUE#{shard}", ":now": now}),
+        ):
+            if row["sk"] == "ORDER":
+                yield _attempt(row)
+            else:
+                yield DuePerson(row["sub"], min(row["parties"]), int(row["recheck_at"]))
+
+    # -------------------------------------------------------------- parties
+
+    def party(self, party: str) -> Party:
+        """All that is known of a party; an unknown one is empty. Strongly consistent."""
+        rows = self._query(
+            KeyConditionExpression="pk = :pk",
+            ExpressionAttributeValues=_row({":pk": f"PARTY#{party}"}),
+            ConsistentRead=True,
+        )
+        known: dict[str, Any] = {}
+        purchases = []
+        email = None
+        for row in rows:
+            if row["sk"] == "PARTY":
+                known = row
+            else:
+                purchases.append(
+                    Purchase(
+                        row["purchase"],
+                        row["status"],
+                        int(row["version"]),
+                        tuple(_order_item(item) for item in row["items"]),
+                    )
+                )
+                email = email or row.get("email")
+        return Party(
+            party,
+            known.get("sub"),
+            known.get("email") or email,
+            known.get("claimed_email"),
+            known.get("subscribed", False),
+            tuple(purchases),
+        )
+
+    def remember_purchase(self, order: Order) -> None:
+        """Keep a one-time order with its party; an older version than the one known changes nothing."""
+        purchase = order.purchase
+        if purchase is None:
+            return
+        values: dict[str, Any] = {
+            ":purchase": purchase.id,
+            ":status": purchase.status,
+            ":version": purchase.version,
+            ":items": [asdict(item) for item in purchase.items],
+            ":rank": "PARTY",
+            ":party": order.party,
+        }
+        change = "SET purchase = :purchase, #status = :status, version = :version, of_party = :party, #rank = :rank,"
+        # A return carries no items and no address: those of the order stay.
+        change += " #items = :items" if purchase.items else " #items = if_not_exists(#items, :items)"
+        if order.email is not None:
+            values[":email"] = order.email
+            change += ", email = :email"
+        self._change(
+            _key(f"PARTY#{order.party}", f"PURCHASE#{purchase.id}"),
+            change,
+            values,
+            "attribute_not_exists(pk) OR version < :version",
+        )
+
+    def note_party(self, party: str, *, email: str | None, subscribed: bool) -> None:
+        """Keep what Stripe says of a customer: the address they have now, and that they had a subscription."""
+        values: dict[str, Any] = {":subscribed": subscribed, ":rank": "PARTY", ":party": party}
+        change = "SET subscribed = :subscribed, #rank = :rank, of_party = :party"
+        if email is None:
+            change += " REMOVE email"
+        else:
+            values[":email"] = email
+            change += ", email = :email"
+        self._change(_key(f"PARTY#{party}", "PARTY"), change, values)
+
+    def claim_email(self, party: str, email: str) -> None:
+        """Keep the address that a user is about to be created with: whoever comes after a kill finds that user."""
+        self._change(
+            _key(f"PARTY#{party}", "PARTY"),
+            "SET claimed_email = :email, #rank = :rank, of_party = :party",
+            {":email": email, ":rank": "PARTY", ":party": party},
+        )
+
+    # -------------------------------------------------------------- people
+
+    def person(self, sub: str) -> Person | None:
+        """The person of a Cognito user. Strongly consistent."""
+        answer = self._call("get_item", Key=_key(f"PERSON#{sub}", "PERSON"), ConsistentRead=True)
+        if "Item" not in answer:
+            return None
+        row = _plain(answer["Item"])
+        before = row.get("before_adoption")
+        return Person(
+            sub,
+            frozenset(row["parties"]),
+            _whole(row.get("granted")),
+            Before(int(before["dapp_limit"]), before["payment_status"]) if before else None,
+            _whole(row.get("recheck_at")),
+        )
+
+    def link(
+        self,
+        parties: Sequence[str],
+        sub: str,
+        *,
+        replacing: str | None,
+        before: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Link parties to a user, all or none. False: one of them is linked to another user by now.
+
+        `replacing` is the user that the link may point to today (one that was deleted by hand). `before`: how a user
+        stood who existed before their first purchase; kept from the first link only.
+        """
+        person_change = "ADD parties :parties SET #sub = :sub"
+        values: dict[str, Any] = {":parties": set(parties), ":sub": sub}
+        if before is not None:
+            person_change += ", before_adoption = if_not_exists(before_adoption, :before)"
+            values[":before"] = before
+        writes: list[dict[str, Any]] = [
+            {
+                "Update": {
+                    "TableName": self._table,
+                    "Key": _key(f"PERSON#{sub}", "PERSON"),
+                    "UpdateExpression": person_change,
+                    "ExpressionAttributeNames": {"#sub": "sub"},
+                    "ExpressionAttributeValues": _row(values),
+                }
+            }
+        ]
+        for party in parties:
+            allowed = {":sub": sub, ":party": party, ":rank": "PARTY"}
+            condition = "attribute_not_exists(#sub) OR #sub = :sub"
+            if replacing is not None:
+                allowed[":replacing"] = replacing
+                condition += " OR #sub = :replacing"
+            writes.append(
+                {
+                    "Update": {
+                        "TableName": self._table,
+                        "Key": _key(f"PARTY#{party}", "PARTY"),
+                        "UpdateExpression": "SET #sub = :sub, of_party = :party, #rank = :rank",
+                        "ConditionExpression": condition,
+                        "ExpressionAttributeNames": {"#sub": "sub", "#rank": "rank"},
+                        "ExpressionAttributeValues": _row(allowed),
+                    }
+                }
+            )
+        try:
+            self._call("transact_write_items", TransactItems=writes)
+        except _ConditionFailed:
+            return False
+        return True
+
+    def record_change(self, sub: str, now: int, change: Change) -> None:
+        """Keep what is about to change on a user, and why."""
+        update = "SET last_change = :change, #sub = :sub"
+        values: dict[str, Any] = {":sub": sub, ":change": {**asdict(change), "at": now}}
+        if change.granted is not None:
+            update += ", granted = :granted"
+            values[":granted"] = change.granted
+        self._change(_key(f"PERSON#{sub}", "PERSON"), update, values)
+
+    def recheck(self, sub: str, at: int | None) -> None:
+        """Have RunDue look at this person again at that moment; None: no more."""
+        if at is None:
+            change, values = "REMOVE recheck_at, due, due_at", {}
+        else:
+            change = "SET recheck_at = :at, due = :due, due_at = :at"
+            values = {":at": at, ":due": _shard(sub)}
+        self._change(_key(f"PERSON#{sub}", "PERSON"), change, values, "attribute_exists(pk)")
+
+    def rechecked(self, person: DuePerson) -> None:
+        """The recheck of that moment has become an order: take it off the list, unless there is a new one."""
+        self._change(
+            _key(f"PERSON#{person.sub}", "PERSON"),
+            "REMOVE due, due_at",
+            {":at": person.recheck_at},
+            "recheck_at = :at",
+        )
+
+    # -------------------------------------------------------------- leases
+
+    @contextmanager
+    def lease(self, subject: str, owner: str, now: int) -> Iterator[None]:
+        """Hold the only right to write to this person (sub) or party; PersonBusy when somebody else holds it.
+
+        `owner` is one invocation, not one execution: if Step Functions starts a second invocation of the same task
+        while the first still lives, the two must exclude each other as well. A holder that is killed, or whose write
+        got no answer and may still arrive, keeps the lease until it expires; we compare the time ourselves
+        (DynamoDB's TTL deletes hours later).
+        """
+        self.acquire(subject, owner, now)
+        try:
+            yield
+        except GatewayError as error:
+            if not isinstance(error, CognitoUnavailable | LedgerUnavailable):
+                self.release(subject, owner)
+            raise
+        self.release(subject, owner)
+
+    def acquire(self, subject: str, owner: str, now: int) -> None:
+        """Take the lease, or PersonBusy."""
+        try:
+            self._call(
+                "put_item",
+                Item=_row(
+                    {
+                        "pk": f"LEASE#{subject}",
+                        "sk": "LEASE",
+                        "owner": owner,
+                        "expires_at": now + LEASE_SECONDS,
+                    }
+                ),
+                ConditionExpression="attribute_not_exists(pk) OR expires_at <= :now OR #owner = :owner",
+                ExpressionAttributeNames={"#owner": "owner"},
+                ExpressionAttributeValues=_row({":now": now, ":owner": owner}),
+            )
+        except _ConditionFailed:
+            raise PersonBusy(
+                f"another run is writing to this person; it is done or its lease expires within {LEASE_SECONDS} s"
+            ) from None
+
+    def release(self, subject: str, owner: str) -> None:
+        """Give the lease back; somebody else's stays."""
+        try:
+            self._call(
+                "delete_item",
+                Key=_key(f"LEASE#{subject}", "LEASE"),
+                ConditionExpression="#owner = :owner",
+                ExpressionAttributeNames={"#owner": "owner"},
+                ExpressionAttributeValues=_row({":owner": owner}),
+            )
+        except _ConditionFailed:
+            return
+
+    # -------------------------------------------------------------- the one way to DynamoDB
+
+    def _change(
+        self,
+        key: dict[str, Any],
+        change: str,
+        values: Mapping[str, Any],
+        condition: str | None = None,
+    ) -> bool:
+        """UpdateItem; False when the condition does not hold."""
+        used = f"{change} {condition or ''}"
+        names = {f"#{name}": name for name in _RESERVED if f"#{name}" in used}
+        request: dict[str, Any] = {"Key": key, "UpdateExpression": change}
+        if values:
+            request["ExpressionAttributeValues"] = _row(values)
+        if names:
+            request["ExpressionAttributeNames"] = names
+        if condition:
+            request["ConditionExpression"] = condition
+        try:
+            self._call("update_item", **request)
+        except _ConditionFailed:
+            return False
+        return True
+
+    def _query(self, **request: Any) -> Iterator[dict[str, Any]]:
+        """All rows of a query, a page at a time."""
+        start: dict[str, Any] = {}
+        while True:
+            answer = self._call("query", **request, **start)
+            yield from (_plain(item) for item in answer["Items"])
+            if "LastEvaluatedKey" not in answer:
+                return
+            start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def _call(self, operation: str, **request: Any) -> dict[str, Any]:
+        if operation != "transact_write_items":
+            request["TableName"] = self._table
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(**request)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code")
+            if code == "ConditionalCheckFailedException":
+                row: Any = error.response.get("Item", {})
+                raise _ConditionFailed(_plain(row)) from None
+            if code == "TransactionCanceledException":
+                reasons = {each.get("Code") for each in error.response.get("CancellationReasons", [])}
+                if "ConditionalCheckFailed" in reasons:
+                    raise _ConditionFailed({}) from None
+                raise LedgerThrottled(f"{operation} was canceled by a conflict or throttling") from None
+            raise _translated(error, operation) from None
+        except BotoCoreError as error:
+            raise _translated(error, operation) from None
+        return answer
+
+
+class _ConditionFailed(Exception):
+    """The row is not as the caller expected; `row` is how it is, where DynamoDB says."""
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        super().__init__()
+        self.row = row
+
+
+# Attribute names of ours that are words of DynamoDB's expression language.
+_RESERVED = ("state", "rank", "status", "before", "after", "items", "sub")
+
+
+def _translated(error: ClientError | BotoCoreError, operation: str) -> Exception:
+    return aws.translated(
+        error,
+        f"DynamoDB {operation}",
+        throttled=LedgerThrottled,
+        unavailable=LedgerUnavailable,
+        rejected=LedgerRejected,
+    )
+
+
+def _attempt(row: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        row["event_id"],
+        row["order_id"],
+        row.get("customer_id"),
+        int(row["attempts"]),
+        row["state"],
+        int(row["attempt_at"]),
+    )
+
+
+def _order_item(item: Mapping[str, Any]) -> OrderItem:
+    return OrderItem(item["price"], _whole(item["quantity"]))
+
+
+def _shard(name: str) -> str:
+    return f"DUE#{zlib.crc32(name.encode()) % DUE_SHARDS}"
+
+
+def _key(pk: str, sk: str) -> dict[str, Any]:
+    return _row({"pk": pk, "sk": sk})
+
+
+def _row(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _to_dynamo(value) for name, value in values.items()}
+
+
+def _plain(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _from_dynamo(value) for name, value in item.items()}
+
+
+def _whole(value: Any) -> int | None:
+    return None if value is None else int(value)

@@ -1,0 +1,46 @@
+"""A secret in Secrets Manager, fetched once per container and again when it turns out to be stale."""
+
+from collections.abc import Callable
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gateway.errors import SecretUnavailable
+
+# A forged request must not buy a call to Secrets Manager each time.
+_REFRESH_SECONDS = 60
+
+
+class Secret:
+    """The text behind a secret's ARN. `clock` gives seconds that only ever grow (time.monotonic)."""
+
+    def __init__(self, client: Any, arn: str, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._arn = arn
+        self._clock = clock
+        self._text: str | None = None
+        self._read_at = 0.0
+
+    def text(self) -> str:
+        """The secret as last read; SecretUnavailable when it cannot be."""
+        if self._text is None:
+            self._read()
+        return self._text or ""
+
+    def refresh(self) -> bool:
+        """Read again, at most once a minute. True when the secret has changed."""
+        if self._text is not None and self._clock() - self._read_at < _REFRESH_SECONDS:
+            return False
+        before = self._text
+        self._read()
+        return self._text != before
+
+    def _read(self) -> None:
+        try:
+            answer = self._client.get_secret_value(SecretId=self._arn)
+        except (ClientError, BotoCoreError) as error:
+            response = getattr(error, "response", {})
+            code = response.get("Error", {}).get("Code", type(error).__name__)
+            raise SecretUnavailable(f"Secrets Manager refused the secret ({code}); does it have a value?") from None
+        self._text = answer["SecretString"].strip()
+        self._read_at = self._clock()

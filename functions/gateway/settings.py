@@ -1,0 +1,25 @@
+"""Settings come from the environment and are read once, at import."""
+
+import os
+
+from gateway.errors import GatewayError
+
+
+class SettingMissing(GatewayError):
+    """A variable that template.yaml gives is not there, or is not what it should be."""
+
+
+def required(name: str) -> str:
+    """The value of the environment variable; SettingMissing, with its name, when it is unset or empty."""
+    value = os.environ.get(name, "")
+    if not value:
+        raise SettingMissing(f"environment variable {name} is not set")
+    return value
+
+
+def whole_number(name: str) -> int:
+    """Like `required`, as an integer."""
+    try:
+        return int(required(name))
+    except ValueError as error:
+        raise SettingMissing(f"environment variable {name} is not a whole number") from error

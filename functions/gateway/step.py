@@ -1,0 +1,136 @@
+"""What every task of the state machine shares: its input, its log lines, and errors without personal data."""
+
+import functools
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.access import Access, Target, User
+from gateway.errors import GatewayError, UnexpectedError
+from gateway.events import party_of
+from gateway.ledger import Change
+from gateway.telemetry import logger
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One invocation of a task. `execution` is the ARN; `owner` names this very invocation (ledger leases).
+
+    `state` is the execution's data so far: its input {event_id, order_id, customer_id} and what the tasks before
+    this one answered, under `billing`, `lookup`, `change` and `error`.
+    """
+
+    execution: str
+    owner: str
+    state: Mapping[str, Any]
+
+    @property
+    def event_id(self) -> str:
+        return str(self.state["event_id"])
+
+    @property
+    def party(self) -> str:
+        return party_of(self.state["order_id"], self.state["customer_id"])
+
+    @property
+    def customer_id(self) -> str | None:
+        return None if self.party == self.state["order_id"] else str(self.party)
+
+    @property
+    def attempt(self) -> int:
+        """The number in the execution's name (ledger.Attempt.execution_name)."""
+        _, found, number = self.execution.rpartition(":")[2].rpartition("-r")
+        return int(number) if found and number.isdigit() else 1
+
+    @property
+    def passes(self) -> int:
+        """How often this execution has looked at Stripe."""
+        return int(self.state["billing"]["pass"]) if "billing" in self.state else 0
+
+    @property
+    def access(self) -> Access:
+        return Access(**{**self.state["billing"]["access"], "alarms": ()})
+
+    @property
+    def target(self) -> Target:
+        return Target(**self.state["lookup"]["target"])
+
+    @property
+    def seen(self) -> Mapping[str, Any]:
+        """The user as LookupUser saw them."""
+        found: Mapping[str, Any] = self.state["lookup"]["user"]
+        return found
+
+    @property
+    def user(self) -> User:
+        return User(**{name: value for name, value in self.seen.items() if name not in ("comped", "held")})
+
+    @property
+    def sub(self) -> str:
+        """The user's, in states where DecideAccess saw one."""
+        return str(self.seen["sub"])
+
+    @property
+    def read_at(self) -> int:
+        return int(self.state["billing"]["read_at"])
+
+    def change(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Change:
+        """What this run is about to change, for the person's row."""
+        paid = self.access.wanted and self.access.status == "ACTIVE"
+        return Change(
+            shape(before) if before is not None else None,
+            after,
+            self.access.reason,
+            self.execution,
+            self.access.dapp_limit if paid else None,
+        )
+
+    def changed(self, after: Mapping[str, Any] | None) -> dict[str, Any]:
+        """A writer's answer: how the user stood before this execution's first change, and stands now."""
+        return {"before": self.state.get("change", {}).get("before") or shape(self.seen), "after": after}
+
+    @property
+    def change_so_far(self) -> dict[str, Any]:
+        """What this execution has changed until now; also a writer's answer when it wrote nothing, because the user
+        was not as DecideAccess saw them."""
+        return dict(self.state.get("change", {"before": None, "after": None}))
+
+
+def shape(user: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The part of a user's facts that operators ask for; None: there was no user."""
+    if not user["exists"]:
+        return None
+    return {name: user[name] for name in ("enabled", "dapp_limit", "payment_status")}
+
+
+def defect(error: Exception) -> str:
+    """Type and place of an exception; its text may hold anything, so it is left out."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} at {place.filename.rpartition('/')[2]}:{place.lineno}; this is a defect"
+
+
+def step(task: Callable[[Run], dict[str, Any]]) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
+    """Make a Lambda handler of a task: {"execution": ARN, "run": state} in, the task's answer out."""
+
+    @functools.wraps(task)
+    def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        run = Run(event["execution"], context.aws_request_id, event["run"])
+        logger.append_keys(
+            function=context.function_name,
+            event_id=run.event_id,
+            order_id=run.state["order_id"],
+            execution=run.execution,
+        )
+        try:
+            answer = task(run)
+        except GatewayError as error:
+            logger.warning("%s: %s", type(error).__name__, error)
+            raise
+        except Exception as error:
+            logger.error("UnexpectedError: %s", defect(error))
+            raise UnexpectedError(defect(error)) from None
+        logger.info("done", answer=answer)
+        return answer
+
+    return handler

@@ -1,0 +1,152 @@
+"""The users of the Cognito pool. The only module that calls Cognito. Every method is one call.
+
+The pool signs in by e-mail: the user name is an immutable UUID (`sub`), and Cognito takes the e-mail in its place.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from gateway import aws
+from gateway.access import User
+from gateway.errors import (
+    CognitoRejected,
+    CognitoThrottled,
+    CognitoUnavailable,
+    MailLimitReached,
+    UserExists,
+    UserMissing,
+)
+
+# What billing writes into custom:disabled_by, and the only value it ever clears.
+BILLING = "billing"
+
+_ATTRIBUTES = {
+    "dapp_limit": "custom:num_dapps",
+    "payment_status": "custom:payment_status",
+    "provider": "custom:payment_provider",
+    "customer_id": "custom:stripe_customer_id",
+    "disabled_by": "custom:disabled_by",
+}
+
+
+class Users:
+    """The pool, through a boto3 cognito-idp client."""
+
+    def __init__(self, client: Any, pool_id: str) -> None:
+        self._client = client
+        self._pool_id = pool_id
+
+    def get(self, sub: str) -> User | None:
+        """The user with this sub, None when there is none."""
+        return self._get(sub)[0]
+
+    def find(self, email: str) -> User | None:
+        """The user whose e-mail this is (in any case), None when there is none."""
+        user, found = self._get(email)
+        return user if found.lower() == email.lower() else None
+
+    def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> str:
+        """Create the user and have Cognito send the welcome mail; returns the sub. UserExists when the address is
+        taken."""
+        attributes = {
+            "email": email,
+            "email_verified": "true",
+            "custom:num_dapps": str(dapp_limit),
+            "custom:payment_status": payment_status,
+            "custom:payment_provider": "STRIPE",
+        }
+        if customer_id is not None:
+            attributes["custom:stripe_customer_id"] = customer_id
+        try:
+            answer = self._client.admin_create_user(
+                UserPoolId=self._pool_id,
+                Username=email,
+                UserAttributes=_pairs(attributes),
+                DesiredDeliveryMediums=["EMAIL"],  # Cognito's default is SMS
+            )
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code in ("UsernameExistsException", "AliasExistsException"):
+                raise UserExists("the e-mail address has a user already") from None
+            if code == "LimitExceededException":
+                raise MailLimitReached("Cognito's mail quota is used up; configure Amazon SES for the pool") from None
+            if code == "CodeDeliveryFailureException":
+                # The user is there; only the mail is not. Cognito gives no sub with this error.
+                return self._get(email)[0].sub or ""  # type: ignore[union-attr]
+            raise _translated(error, "AdminCreateUser") from None
+        except BotoCoreError as error:
+            raise _translated(error, "AdminCreateUser") from None
+        found = {each["Name"]: each["Value"] for each in answer["User"]["Attributes"]}
+        return str(found["sub"])
+
+    def update(self, sub: str, **values: str | int) -> None:
+        """Write attributes by our own names (dapp_limit, payment_status, disabled_by)."""
+        self._call(
+            "admin_update_user_attributes",
+            sub,
+            UserAttributes=_pairs({_ATTRIBUTES[name]: str(value) for name, value in values.items()}),
+        )
+
+    def enable(self, sub: str) -> None:
+        """Let the user sign in."""
+        self._call("admin_enable_user", sub)
+
+    def disable(self, sub: str) -> None:
+        """Refuse sign-in and refresh. Tokens already issued live until they expire."""
+        self._call("admin_disable_user", sub)
+
+    def sign_out(self, sub: str) -> None:
+        """Revoke every refresh token of the user."""
+        self._call("admin_user_global_sign_out", sub)
+
+    def _get(self, username: str) -> tuple[User | None, str]:
+        try:
+            answer = self._call("admin_get_user", username)
+        except UserMissing:
+            return None, ""
+        found = {each["Name"]: each["Value"] for each in answer["UserAttributes"]}
+        return (
+            User(
+                exists=True,
+                sub=found["sub"],
+                enabled=answer["Enabled"],
+                disabled_by=found.get(_ATTRIBUTES["disabled_by"], ""),
+                provider=found.get(_ATTRIBUTES["provider"], ""),
+                dapp_limit=_number(found.get(_ATTRIBUTES["dapp_limit"], "")),
+                payment_status=found.get(_ATTRIBUTES["payment_status"], ""),
+            ),
+            found.get("email", ""),
+        )
+
+    def _call(self, operation: str, username: str, **request: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = getattr(self._client, operation)(
+                UserPoolId=self._pool_id, Username=username, **request
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "UserNotFoundException":
+                raise UserMissing(f"{operation}: the user was deleted meanwhile") from None
+            raise _translated(error, operation) from None
+        except BotoCoreError as error:
+            raise _translated(error, operation) from None
+        return answer
+
+
+def _translated(error: ClientError | BotoCoreError, operation: str) -> Exception:
+    return aws.translated(
+        error,
+        f"Cognito {operation}",
+        throttled=CognitoThrottled,
+        unavailable=CognitoUnavailable,
+        rejected=CognitoRejected,
+    )
+
+
+def _pairs(attributes: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Name": name, "Value": value} for name, value in attributes.items()]
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else -1

@@ -1,0 +1,30 @@
+"""LinkUser: joins a paying customer to the user that already has their e-mail. Joining only ever adds.
+
+in      the run; DecideAccess saw a user that this customer is not linked to
+out     the user's state, unchanged: the limit follows at the next look, over all linked customers
+raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing)
+"""
+
+import time
+from typing import Any
+
+from gateway import aws
+from gateway.ledger import Ledger
+from gateway.people import user_of
+from gateway.settings import required
+from gateway.step import Run, shape, step
+from gateway.users import Users
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
+
+
+@step
+def handler(run: Run) -> dict[str, Any]:
+    with ledger.lease(run.party, run.owner, int(time.time())):
+        party = ledger.party(run.party)
+        user = user_of(party, users)
+        if user.facts() != run.seen or user.sub is None:
+            return run.change_so_far
+        ledger.link([party.id], user.sub, replacing=party.sub, before=None if user.ours else shape(user.facts()))
+    return run.changed(shape(run.seen))

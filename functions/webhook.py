@@ -1,0 +1,153 @@
+"""POST /create: a signed Stripe event becomes an order in the ledger and an execution.
+
+in   HTTP API event (payload 2.0; REST's works too) with Stripe's raw body and its Stripe-Signature header
+out  200 recorded and started, or none of our business; 400 not authentic, or not an event; 413 too large;
+     503 the ledger or Step Functions cannot take it now: Stripe delivers again for three days
+"""
+
+import base64
+import binascii
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from gateway import aws, events, signature
+from gateway.errors import GatewayError, NotAuthentic, UnreadableEnvelope, UnusableEvent
+from gateway.fulfillment import Fulfillment
+from gateway.ledger import Attempt, Ledger
+from gateway.secret import Secret
+from gateway.settings import required
+from gateway.step import defect
+from gateway.telemetry import logger, metrics
+
+LIVEMODE = required("STRIPE_MODE") == "live"
+MAX_BODY = 1024 * 1024  # bytes; Stripe's events are far smaller
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+fulfillment = Fulfillment(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
+signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
+
+
+@metrics.log_metrics
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    logger.append_keys(function=context.function_name, event_id=None, order_id=None)
+    try:
+        return _answer(200, _receive(event))
+    except _TooLarge:
+        return _refusal(413, "BodyTooLarge", f"the body is larger than {MAX_BODY} bytes")
+    except NotAuthentic as error:
+        return _refusal(400, "SignatureRejected", str(error))
+    except UnreadableEnvelope as error:
+        return _refusal(400, "EnvelopeUnreadable", str(error))
+    except GatewayError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        return _refusal(503, "WebhookUnavailable", "the event cannot be taken now; deliver it again")
+    except Exception as error:
+        logger.error("UnexpectedError: %s", defect(error))
+        return _refusal(500, "WebhookUnavailable", "the event cannot be taken now; deliver it again")
+
+
+def _receive(request: Mapping[str, Any]) -> str:
+    body = _body(request)
+    _verify(body, _header(request, "stripe-signature"))
+    envelope = events.envelope(_parsed(body))
+    logger.append_keys(event_id=envelope.id, event_type=envelope.type)
+    if envelope.livemode is not LIVEMODE:
+        return _ignored("WrongMode", "an event of the other mode")
+    if envelope.account is not None:
+        return _ignored("OtherAccount", "an event of another account")
+    now = int(time.time())
+    try:
+        order = events.order(envelope)
+    except UnusableEvent as error:
+        ledger.record(events.unusable(envelope), now, problem=f"UnusableEvent: {error}")
+        _count("UnusableEvent")
+        logger.error("UnusableEvent: %s", error)
+        return "recorded, but its content cannot be used"
+    if order is None:
+        return _ignored("IgnoredEvent", "an event of no interest")
+    ledger.remember_purchase(order)
+    known = ledger.record(order, now)
+    attempt = known or Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", now)
+    return _start(attempt, now, new=known is None)
+
+
+def _start(attempt: Attempt, now: int, *, new: bool) -> str:
+    """Start what is to be run. A delivery again never doubles work that runs or is done; it restarts what failed."""
+    logger.append_keys(order_id=attempt.order_id)
+    _count("EventReceived" if new else "EventRedelivered")
+    due: Attempt | None = attempt
+    if attempt.over(now):
+        due = None if attempt.number == 0 or attempt.state == "FULFILLED" else ledger.next_attempt(attempt, now)
+    if due is None:
+        return "known"
+    fulfillment.start(due)  # by its name: starts nothing when it runs already
+    logger.info("started", execution_name=due.execution_name)
+    return "accepted"
+
+
+def _verify(body: bytes, header: str) -> None:
+    try:
+        signature.verify(body, header, signing.text().split())
+    except NotAuthentic:
+        if not signing.refresh():  # at most once a minute: the secret may have been rotated
+            raise
+        signature.verify(body, header, signing.text().split())
+
+
+def _body(request: Mapping[str, Any]) -> bytes:
+    """The raw bytes that Stripe signed."""
+    text = request.get("body") or ""
+    if len(text) > MAX_BODY * 4 // 3 + 4:
+        raise _TooLarge
+    try:
+        body = base64.b64decode(text, validate=True) if request.get("isBase64Encoded") else text.encode()
+    except (binascii.Error, UnicodeEncodeError):
+        raise NotAuthentic("the body cannot be decoded") from None
+    if len(body) > MAX_BODY:
+        raise _TooLarge
+    return body
+
+
+def _parsed(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise UnreadableEnvelope("the body is not JSON") from None
+
+
+def _header(request: Mapping[str, Any], name: str) -> str:
+    """A header whatever its case: HTTP APIs lower it, REST APIs do not."""
+    headers = request.get("headers") or {}
+    return next((str(value) for key, value in headers.items() if key.lower() == name), "")
+
+
+def _ignored(metric: str, message: str) -> str:
+    _count(metric)
+    logger.info(message)
+    return message
+
+
+def _refusal(status: int, metric: str, message: str) -> dict[str, Any]:
+    _count(metric)
+    logger.warning(message, status=status)
+    return _answer(status, message)
+
+
+def _answer(status: int, message: str) -> dict[str, Any]:
+    return {
+        "statusCode": status,
+        "headers": {"content-type": "application/json"},
+        "body": json.dumps({"message": message}),
+    }
+
+
+def _count(name: str) -> None:
+    metrics.add_metric(name, MetricUnit.Count, 1)
+
+
+class _TooLarge(GatewayError):
+    """The body is over MAX_BODY."""
