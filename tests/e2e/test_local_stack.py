@@ -1,0 +1,1173 @@
+"""The local stack keeps its promises: what it runs behaves as on AWS, and moto's differences are mended.
+
+A template and handlers of their own, not the product's. Each test names one promise or one correction.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+from botocore.exceptions import ClientError
+from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
+
+from tests.local.front import HttpApi
+from tests.local.lambda_service import TooManyRequestsError
+from tests.local.stack import ACCESS_KEY, SECRET_KEY, LocalStack
+from tests.local.template import Template, TemplateError
+
+TEMPLATE = """
+AWSTemplateFormatVersion: "2010-09-09"
+Transform: AWS::Serverless-2016-10-31
+Parameters:
+  Mode: {Type: String, Default: test, AllowedValues: [test, live]}
+  TokenMinutes: {Type: Number, Default: 15}
+  Concurrency: {Type: Number, Default: 1}
+Conditions:
+  Live: !Equals [!Ref Mode, live]
+Globals:
+  Function:
+    Runtime: python3.13
+    CodeUri: code/
+    Timeout: 20
+    Environment:
+      Variables:
+        MODE: !If [Live, "on", "off"]
+Resources:
+  Api:
+    Type: AWS::Serverless::HttpApi
+    Properties:
+      Auth: {EnableIamAuthorizer: true}
+  EchoFunction:
+    Type: AWS::Serverless::Function
+    Properties:
+      Handler: echo.handler
+      Environment: {Variables: {TABLE: !Ref Table}}
+      Events:
+        Open: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: POST, Path: /echo}}
+        Item: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: GET, Path: "/items/{id}"}}
+        Signed:
+          Type: HttpApi
+          Properties: {ApiId: !Ref Api, Method: POST, Path: /signed, Auth: {Authorizer: AWS_IAM}}
+  FailFunction:
+    Type: AWS::Serverless::Function
+    Properties:
+      Handler: fail.handler
+      Events:
+        Fail: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: POST, Path: /fail}}
+  SlowFunction:
+    Type: AWS::Serverless::Function
+    Properties: {Handler: slow.handler, Timeout: 1}
+  ExitFunction:
+    Type: AWS::Serverless::Function
+    Properties: {Handler: leave.handler}
+  MissingFunction:
+    Type: AWS::Serverless::Function
+    Properties: {Handler: missing.handler}
+  BusyFunction:
+    Type: AWS::Serverless::Function
+    Properties:
+      Handler: busy.handler
+      ReservedConcurrentExecutions: !Ref Concurrency
+      Events:
+        Busy: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: POST, Path: /busy}}
+  AwsFunction:
+    Type: AWS::Serverless::Function
+    Properties:
+      Handler: aws.handler
+      Policies:
+        - Statement:
+            - Effect: Allow
+              Action: [dynamodb:PutItem, dynamodb:GetItem, dynamodb:ConditionCheckItem]
+              Resource: !GetAtt Table.Arn
+            - Effect: Allow
+              Action: dynamodb:Query
+              Resource: !Sub ${Table.Arn}/index/ByOwner
+            - Effect: Allow
+              Action: secretsmanager:GetSecretValue
+              Resource: !Ref Secret
+            - Effect: Allow
+              Action: cognito-idp:Admin*
+              Resource: !GetAtt Pool.Arn
+  TickFunction:
+    Type: AWS::Serverless::Function
+    Properties:
+      Handler: tick.handler
+      Events:
+        Often: {Type: Schedule, Properties: {Schedule: rate(5 minutes)}}
+  OnlyLiveFunction:
+    Type: AWS::Serverless::Function
+    Condition: Live
+    Properties: {Handler: echo.handler}
+  Machine:
+    Type: AWS::Serverless::StateMachine
+    Properties:
+      DefinitionUri: machine.asl.json
+      DefinitionSubstitutions:
+        EchoArn: !GetAtt EchoFunction.Arn
+        FailArn: !GetAtt FailFunction.Arn
+        SlowArn: !GetAtt SlowFunction.Arn
+        ExitArn: !GetAtt ExitFunction.Arn
+        TickArn: !GetAtt TickFunction.Arn
+      Policies:
+        - Statement:
+            - Effect: Allow
+              Action: lambda:InvokeFunction
+              Resource:
+                - !GetAtt EchoFunction.Arn
+                - !GetAtt FailFunction.Arn
+                - !GetAtt SlowFunction.Arn
+                - !GetAtt ExitFunction.Arn
+  Table:
+    Type: AWS::DynamoDB::Table
+    Properties:
+      BillingMode: PAY_PER_REQUEST
+      SSESpecification: {SSEEnabled: true}
+      PointInTimeRecoverySpecification: {PointInTimeRecoveryEnabled: true}
+      TimeToLiveSpecification: {AttributeName: expires, Enabled: true}
+      AttributeDefinitions:
+        - {AttributeName: pk, AttributeType: S}
+        - {AttributeName: owner, AttributeType: S}
+      KeySchema: [{AttributeName: pk, KeyType: HASH}]
+      GlobalSecondaryIndexes:
+        - IndexName: ByOwner
+          KeySchema: [{AttributeName: owner, KeyType: HASH}]
+          Projection: {ProjectionType: ALL}
+  Secret:
+    Type: AWS::SecretsManager::Secret
+    Properties: {GenerateSecretString: {PasswordLength: 40, ExcludePunctuation: true}}
+  Pool:
+    Type: AWS::Cognito::UserPool
+    Properties:
+      UsernameAttributes: [email]
+      UsernameConfiguration: {CaseSensitive: false}
+      AdminCreateUserConfig: {AllowAdminCreateUserOnly: true}
+      Policies: {PasswordPolicy: {MinimumLength: 14, RequireSymbols: false}}
+      Schema:
+        - Name: units
+          AttributeDataType: Number
+          Mutable: true
+          NumberAttributeConstraints: {MinValue: "0", MaxValue: "100"}
+        - Name: note
+          AttributeDataType: String
+          Mutable: true
+          StringAttributeConstraints: {MinLength: "0", MaxLength: "5"}
+        - {Name: origin, AttributeDataType: String, Mutable: false}
+  Client:
+    Type: AWS::Cognito::UserPoolClient
+    Properties:
+      UserPoolId: !Ref Pool
+      ExplicitAuthFlows: [ALLOW_USER_PASSWORD_AUTH, ALLOW_REFRESH_TOKEN_AUTH]
+      PreventUserExistenceErrors: ENABLED
+      IdTokenValidity: !Ref TokenMinutes
+      AccessTokenValidity: !Ref TokenMinutes
+      TokenValidityUnits: {IdToken: minutes, AccessToken: minutes}
+      ReadAttributes: [email, email_verified, "custom:units"]
+      WriteAttributes: [name]
+Outputs:
+  Url: {Value: !Sub "https://${Api}.execute-api.${AWS::Region}.${AWS::URLSuffix}/echo"}
+  OnlyLive: {Condition: Live, Value: !GetAtt OnlyLiveFunction.Arn}
+"""
+
+HANDLERS = {
+    "echo": """
+        import os
+        def handler(event, context):
+            print("echo was here")
+            return {"event": event, "environment": dict(os.environ), "cwd": os.getcwd()}
+        """,
+    "fail": """
+        class CardDeclined(Exception):
+            pass
+        def handler(event, context):
+            raise CardDeclined("not enough")
+        """,
+    "slow": "import time\ndef handler(event, context): time.sleep(30)",
+    "leave": "import os\ndef handler(event, context): os._exit(3)",
+    "missing": "import os\nTABLE = os.environ['TABLE']\ndef handler(event, context): pass",
+    "busy": """
+        import os, time
+        from pathlib import Path
+        def handler(event, context):
+            while not Path("go").exists():
+                Path("started").touch()
+                time.sleep(0.01)
+            return {"statusCode": 204}
+        """,
+    "aws": """
+        import boto3, json
+        from botocore.config import Config
+        from botocore.exceptions import ClientError
+        CLIENTS = {}
+        def handler(event, context):
+            service = event["service"]
+            if service not in CLIENTS:
+                CLIENTS[service] = boto3.client(service, config=Config(retries={"total_max_attempts": 1}))
+            try:
+                answer = getattr(CLIENTS[service], event["method"])(**event["request"])
+            except ClientError as error:
+                status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+                return {"status": status, **error.response["Error"]}
+            return json.loads(json.dumps(answer, default=str))
+        """,
+    "tick": "def handler(event, context): return event",
+}
+
+
+def task(function: str, **more: Any) -> dict[str, Any]:
+    caught = [
+        {"ErrorEquals": [name], "ResultPath": "$.error", "Next": end}
+        for name, end in [
+            ("CardDeclined", "Declined"),
+            ("Sandbox.Timedout", "TimedOut"),
+            ("Runtime.ExitError", "Exited"),
+            ("Lambda.TooManyRequestsException", "Throttled"),
+            ("States.ALL", "Other"),
+        ]
+    ]
+    return {"Type": "Task", "Resource": f"${{{function}}}", "Catch": caught, "End": True, **more}
+
+
+MACHINE = {
+    "StartAt": "Which",
+    "States": {
+        "Which": {
+            "Type": "Choice",
+            "Choices": [
+                {"Variable": "$.step", "StringEquals": name, "Next": name}
+                for name in ["Echo", "Fail", "Slow", "Exit", "Tick", "Text"]
+            ],
+            "Default": "Other",
+        },
+        "Echo": task("EchoArn", Parameters={"run.$": "$", "began.$": "$$.Execution.StartTime"}),
+        "Text": {"Type": "Pass", "Result": "only a text", "End": True},
+        "Fail": task(
+            "FailArn",
+            Retry=[{"ErrorEquals": ["CardDeclined"], "IntervalSeconds": 60, "MaxAttempts": 2}],
+        ),
+        "Slow": task("SlowArn"),
+        "Exit": task("ExitArn"),
+        "Tick": task("TickArn"),
+        **{name: {"Type": "Succeed"} for name in ["Declined", "TimedOut", "Exited", "Throttled"]},
+        "Other": {"Type": "Fail", "ErrorPath": "$.error.Error", "CausePath": "$.error.Cause"},
+    },
+}
+
+
+def write_project(folder: Path, template: str = TEMPLATE) -> Path:
+    """The template, its definition and its handlers; returns the template's path."""
+    code = folder / "code"
+    code.mkdir()
+    for name, source in HANDLERS.items():
+        lines = source.splitlines()
+        (code / f"{name}.py").write_text("\n".join(line.removeprefix(" " * 8) for line in lines))
+    (folder / "machine.asl.json").write_text(json.dumps(MACHINE))
+    (folder / "template.yaml").write_text(template)
+    return folder / "template.yaml"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("project")
+    write_project(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> Iterator[LocalStack]:
+    with LocalStack(
+        {},
+        template=folder / "template.yaml",
+        log=folder / "functions.log",
+        schedule_seconds=None,
+        retry_scale=0.001,
+    ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(shared: LocalStack) -> Iterator[LocalStack]:
+    shared.calls.clear()
+    shared.denied.clear()
+    shared.outbox.clear()
+    yield shared
+    shared.faults.clear()
+
+
+def post(
+    stack: LocalStack,
+    path: str,
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+    method: str = "POST",
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(stack.api.removeprefix("http://"))
+    try:
+        connection.request(method, path, body=body, headers=headers or {})
+        response = connection.getresponse()
+        text = response.read()
+        return response.status, json.loads(text) if text else None
+    finally:
+        connection.close()
+
+
+def run(stack: LocalStack, step: str, name: str | None = None) -> Any:
+    arn = stack.client("stepfunctions").start_execution(
+        stateMachineArn=stack.state_machine_arn,
+        input=json.dumps({"step": step}),
+        **({"name": name} if name else {}),
+    )["executionArn"]
+    stack.wait_idle(30)
+    return next(execution for execution in stack.executions() if execution.arn == arn)
+
+
+def aws(stack: LocalStack, service: str, method: str, **request: Any) -> Any:
+    """A call that AwsFunction makes; a refusal comes back as `Code` and `status`."""
+    result, error = stack.invoke("AwsFunction", {"service": service, "method": method, "request": request})
+    assert error is None
+    return result
+
+
+def error_of(call: Any, **request: Any) -> str:
+    with pytest.raises(ClientError) as caught:
+        call(**request)
+    return str(caught.value.response["Error"]["Code"])
+
+
+# ------------------------------------------------------------------------------------------ template
+
+
+class TestTemplate:
+    def test_parameters_are_refused_as_cloudformation_refuses_them(self, folder: Path) -> None:
+        path = folder / "template.yaml"
+        with pytest.raises(TemplateError, match="Nonsense"):
+            Template(path, {"Nonsense": "1"})
+        with pytest.raises(TemplateError, match="Mode cannot be 'loud'"):
+            Template(path, {"Mode": "loud"})
+
+    def test_conditions_decide_resources_values_and_outputs(self, folder: Path) -> None:
+        live = Template(folder / "template.yaml", {"Mode": "live"})
+        test = Template(folder / "template.yaml", {})
+        assert "OnlyLiveFunction" in live.resources
+        assert "OnlyLiveFunction" not in test.resources
+        variables = test.resources["EchoFunction"].properties["Environment"]["Variables"]
+        assert variables == {"MODE": "off", "TABLE": {"Ref": "Table"}}
+        test.created("Api", "api")
+        assert test.outputs() == {"Url": "https://api.execute-api.us-east-1.amazonaws.com/echo"}
+
+    @pytest.mark.parametrize("value", [{"Ref": "Ghost"}, {"Fn::GetAtt": ["Ghost", "Arn"]}, {"Fn::Sub": "a-${Ghost}"}])
+    def test_an_unresolvable_reference_is_an_error_with_its_name(self, folder: Path, value: Any) -> None:
+        with pytest.raises(TemplateError, match="Ghost"):
+            Template(folder / "template.yaml", {}).resolve(value)
+
+    def test_functions_resolve(self, folder: Path) -> None:
+        template = Template(folder / "template.yaml", {"Mode": "live"})
+        template.created("Table", "orders", Arn="arn:table")
+        for value, expected in [
+            ({"Fn::Sub": "${AWS::Region}/${Table}/${Table.Arn}/${!kept}"},
+             "us-east-1/orders/arn:table/${kept}"),
+            ({"Fn::Sub": ["${A}-${Mode}", {"A": {"Ref": "Table"}}]}, "orders-live"),
+            ({"Fn::Join": ["-", ["a", {"Ref": "Table"}]]}, "a-orders"),
+            ({"Fn::If": ["Live", "yes", "no"]}, "yes"),
+            ({"a": {"Fn::If": ["Live", {"Ref": "AWS::NoValue"}, 1]}, "b": 2}, {"b": 2}),
+            ({"Fn::Select": [1, {"Fn::Split": [",", "a,b"]}]}, "b"),
+            ({"Fn::And": [{"Condition": "Live"}, {"Fn::Not": [{"Fn::Equals": ["1", "2"]}]}]}, True),
+            ({"Fn::Or": [{"Fn::Equals": [1, "1"]}, {"Condition": "Live"}]}, True),
+        ]:  # fmt: skip
+            assert template.resolve(value) == expected
+
+    def test_an_unknown_resource_type_is_an_error(self, tmp_path: Path) -> None:
+        more = "Resources:\n  Bucket: {Type: AWS::S3::Bucket}\n"
+        path = write_project(tmp_path, TEMPLATE.replace("Resources:\n", more))
+        with pytest.raises(TemplateError, match=r"Bucket.*AWS::S3::Bucket"):
+            LocalStack({}, template=path)
+
+
+# -------------------------------------------------------------------------------------------- Lambda
+
+
+class TestLambda:
+    def test_a_function_gets_exactly_the_variables_of_aws(
+        self, stack: LocalStack, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("LEAKED", "1")
+        result, error = stack.invoke("EchoFunction", {"a": 1})
+        assert error is None
+        environment = result["environment"]
+        own = {"MODE": "off", "TABLE": stack.orders_table}
+        assert own.items() <= environment.items()
+        lambdas = {name for name in environment if name.startswith(("AWS_", "LAMBDA_", "_"))}
+        rest = {"LANG", "PATH", "PYTHONPATH", "TZ", "LC_CTYPE"}
+        assert environment.keys() - own.keys() - lambdas - rest == set()
+        assert environment["AWS_ENDPOINT_URL"] == stack.aws_endpoint
+        assert environment["LAMBDA_TASK_ROOT"] == result["cwd"] == str(folder / "code")
+        assert "echo was here" in (folder / "functions.log").read_text()
+
+    def test_a_missing_variable_fails_at_init_with_its_name(self, stack: LocalStack) -> None:
+        result, error = stack.invoke("MissingFunction", {})
+        assert result is None
+        assert error is not None
+        assert (error["errorType"], error["errorMessage"]) == ("KeyError", "'TABLE'")
+
+    def test_an_exception_arrives_with_its_class_and_text(self, stack: LocalStack) -> None:
+        _, error = stack.invoke("FailFunction", {})
+        assert error is not None
+        assert (error["errorType"], error["errorMessage"]) == ("CardDeclined", "not enough")
+
+    def test_a_timeout_is_sandbox_timedout(self, stack: LocalStack) -> None:
+        _, error = stack.invoke("SlowFunction", {})
+        assert error is not None
+        assert error["errorType"] == "Sandbox.Timedout"
+        assert "Task timed out after 1.00 seconds" in error["errorMessage"]
+
+    def test_a_process_that_exits_is_runtime_exiterror(self, stack: LocalStack) -> None:
+        _, error = stack.invoke("ExitFunction", {})
+        assert error is not None
+        assert error["errorType"] == "Runtime.ExitError"
+        assert "exit status 3" in error["errorMessage"]
+
+    def test_reserved_concurrency_throttles(self, stack: LocalStack, folder: Path) -> None:
+        first = threading.Thread(target=stack.invoke, args=("BusyFunction", {}))
+        first.start()
+        try:
+            deadline = time.monotonic() + 10
+            while not (folder / "code/started").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            with pytest.raises(TooManyRequestsError):
+                stack.invoke("BusyFunction", {})
+            assert post(stack, "/busy") == (503, {"message": "Service Unavailable"})
+            invoke = stack.client("lambda").invoke
+            assert error_of(invoke, FunctionName="local-BusyFunction") == "TooManyRequestsException"
+        finally:
+            (folder / "code/go").touch()
+            first.join()
+        assert post(stack, "/busy") == (204, None)
+
+    def test_others_wait_for_a_free_environment(self, stack: LocalStack) -> None:
+        threads = [threading.Thread(target=stack.invoke, args=("TickFunction", {})) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        log = stack.invoke("TickFunction", {"still": "well"})
+        assert log == ({"still": "well"}, None)
+
+    def test_an_event_invocation_answers_at_once(self, stack: LocalStack) -> None:
+        invoke = stack.client("lambda").invoke
+        answer = invoke(FunctionName="local-TickFunction", InvocationType="Event", Payload=b"{}")
+        assert (answer["StatusCode"], answer["Payload"].read()) == (202, b"")
+        assert error_of(invoke, FunctionName="ghost") == "ResourceNotFoundException"
+
+
+# ------------------------------------------------------------------------------------------ HTTP API
+
+
+class TestHttpApi:
+    def test_an_event_has_payload_format_2(self, stack: LocalStack) -> None:
+        status, answer = post(
+            stack,
+            "/echo?a=1&a=2&b=",
+            b'{"x": 1}',
+            {"Content-Type": "application/json", "X-Mixed-Case": "Kept"},
+        )
+        event = answer["event"]
+        assert (status, event["version"], event["routeKey"]) == (200, "2.0", "POST /echo")
+        assert event["headers"]["x-mixed-case"] == "Kept"
+        assert event["queryStringParameters"] == {"a": "1,2", "b": ""}
+        assert (event["body"], event["isBase64Encoded"]) == ('{"x": 1}', False)
+        assert event["requestContext"]["http"]["method"] == "POST"
+
+    @pytest.mark.parametrize(
+        ("content_type", "body"),
+        [
+            ("application/octet-stream", b"plain"),
+            ("application/x-www-form-urlencoded", b"a=1"),
+            ("application/json", b"\xff{"),
+        ],
+    )
+    def test_what_is_not_text_comes_as_base64(self, stack: LocalStack, content_type: str, body: bytes) -> None:
+        _, answer = post(stack, "/echo", body, {"Content-Type": content_type})
+        assert answer["event"]["isBase64Encoded"]
+        assert base64.b64decode(answer["event"]["body"]) == body
+
+    def test_path_variables(self, stack: LocalStack) -> None:
+        _, answer = post(stack, "/items/42", method="GET")
+        assert answer["event"]["pathParameters"] == {"id": "42"}
+
+    @pytest.mark.parametrize(("method", "path"), [("GET", "/echo"), ("POST", "/echo/more")])
+    def test_other_paths_and_methods_are_not_found(self, stack: LocalStack, method: str, path: str) -> None:
+        assert post(stack, path, method=method) == (404, {"message": "Not Found"})
+
+    def test_too_large(self, stack: LocalStack) -> None:
+        status, _ = post(stack, "/echo", b"x" * (10 * 1024 * 1024 + 1))
+        assert status == 413
+
+    def test_a_failing_function_is_500(self, stack: LocalStack) -> None:
+        assert post(stack, "/fail") == (500, {"message": "Internal Server Error"})
+
+    def test_iam_routes_need_a_right_signature(self, stack: LocalStack) -> None:
+        def signed(body: bytes, secret: str = SECRET_KEY, service: str = "execute-api") -> Any:
+            request = AWSRequest("POST", f"{stack.api}/signed", data=body)
+            credentials = Credentials(ACCESS_KEY, secret)
+            SigV4Auth(credentials, service, stack.region).add_auth(request)
+            return dict(request.headers)
+
+        forbidden = (403, {"message": "Forbidden"})
+        assert post(stack, "/signed", b"{}") == forbidden
+        assert post(stack, "/signed", b"{}", signed(b"{}", secret="wrong")) == forbidden
+        assert post(stack, "/signed", b"{ }", signed(b"{}")) == forbidden
+        assert post(stack, "/signed", b"{}", signed(b"{}", service="s3")) == forbidden
+        status, answer = post(stack, "/signed", b"{}", signed(b"{}"))
+        assert status == 200
+        authorizer = answer["event"]["requestContext"]["authorizer"]
+        assert authorizer["iam"]["accessKey"] == ACCESS_KEY
+
+    def test_an_old_signature_is_refused(self, stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = datetime.now(UTC).timestamp()
+        monkeypatch.setattr("tests.local.front.time.time", lambda: now + 400)
+        request = AWSRequest("POST", f"{stack.api}/signed", data=b"{}")
+        SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "execute-api", stack.region).add_auth(request)
+        assert post(stack, "/signed", b"{}", dict(request.headers))[0] == 403
+
+    def test_other_authorizers_are_an_error_when_built(self, stack: LocalStack) -> None:
+        integration = {
+            "type": "aws_proxy",
+            "payloadFormatVersion": "2.0",
+            "uri": "arn:x/functions/f/invocations",
+        }
+        operation = {"x-amazon-apigateway-integration": integration, "security": [{"Own": []}]}
+        with pytest.raises(NotImplementedError, match="Own"):
+            HttpApi(
+                {"paths": {"/": {"post": operation}}},
+                lambda *_: None,
+                credentials={},
+                region="",
+                account_id="",
+            )
+
+    def test_outputs_have_the_local_address(self, stack: LocalStack) -> None:
+        assert stack.outputs == {"Url": f"{stack.api}/echo"}
+
+
+# ------------------------------------------------------------------------ permissions, calls, faults
+
+
+class TestPermissions:
+    def test_calls_are_recorded_with_action_and_resource(self, stack: LocalStack) -> None:
+        table = f"arn:aws:dynamodb:us-east-1:123456789012:table/{stack.orders_table}"
+        pool = f"arn:aws:cognito-idp:us-east-1:123456789012:userpool/{stack.user_pool_id}"
+        secret = stack.template.physical["Secret"].ref
+        aws(stack, "dynamodb", "put_item", TableName=stack.orders_table, Item={"pk": {"S": "1"}})
+        aws(
+            stack,
+            "dynamodb",
+            "query",
+            TableName=stack.orders_table,
+            IndexName="ByOwner",
+            KeyConditionExpression="#o = :o",
+            ExpressionAttributeNames={"#o": "owner"},
+            ExpressionAttributeValues={":o": {"S": "x"}},
+        )
+        aws(stack, "secretsmanager", "get_secret_value", SecretId="local-Secret")
+        aws(
+            stack,
+            "cognito-idp",
+            "admin_get_user",
+            UserPoolId=stack.user_pool_id,
+            Username="nobody@example.com",
+        )
+        assert stack.calls == [
+            ("AwsFunction", "dynamodb:PutItem", table),
+            ("AwsFunction", "dynamodb:Query", f"{table}/index/ByOwner"),
+            ("AwsFunction", "secretsmanager:GetSecretValue", secret),
+            ("AwsFunction", "cognito-idp:AdminGetUser", pool),
+        ]
+        assert stack.denied == []
+
+    @pytest.mark.parametrize(
+        ("method", "request_"),
+        [
+            ("delete_item", {"Key": {"pk": {"S": "1"}}}),
+            ("query", {"KeyConditionExpression": "pk = :o"}),
+        ],
+    )
+    def test_what_the_role_does_not_allow_is_denied(self, stack: LocalStack, method: str, request_: Any) -> None:
+        if method == "query":
+            request_ = {**request_, "ExpressionAttributeValues": {":o": {"S": "x"}}}
+        answer = aws(stack, "dynamodb", method, TableName=stack.orders_table, **request_)
+        assert (answer["status"], answer["Code"]) == (400, "AccessDeniedException")
+        assert "AwsFunction" in answer["Message"]
+        assert [call.function for call in stack.denied] == ["AwsFunction"]
+
+    def test_a_transaction_needs_its_single_actions(self, stack: LocalStack) -> None:
+        table = stack.orders_table
+        check = {
+            "TableName": table,
+            "Key": {"pk": {"S": "none"}},
+            "ConditionExpression": "attribute_not_exists(pk)",
+        }
+        put = {"TableName": table, "Item": {"pk": {"S": "t"}}}
+        delete = {"TableName": table, "Key": {"pk": {"S": "u"}}}
+        answer = aws(
+            stack,
+            "dynamodb",
+            "transact_write_items",
+            TransactItems=[{"Put": put}, {"ConditionCheck": check}],
+        )
+        assert "Code" not in answer
+        actions = [call.action for call in stack.calls]
+        assert actions == ["dynamodb:PutItem", "dynamodb:ConditionCheckItem"]
+        answer = aws(stack, "dynamodb", "transact_write_items", TransactItems=[{"Delete": delete}])
+        assert answer["Code"] == "AccessDeniedException"
+
+    def test_a_state_machine_needs_its_role_too(self, stack: LocalStack) -> None:
+        execution = run(stack, "Tick")
+        assert execution.status == "FAILED"
+        assert execution.error == "Lambda.AWSLambdaException"
+        assert "not authorized" in execution.cause
+        assert [call.function for call in stack.denied] == ["Machine"]
+
+
+class TestFaults:
+    def put(self, stack: LocalStack, key: str) -> Any:
+        item = {"pk": {"S": key}}
+        return aws(stack, "dynamodb", "put_item", TableName=stack.orders_table, Item=item)
+
+    def stored(self, stack: LocalStack, key: str) -> bool:
+        answer = stack.client("dynamodb").get_item(TableName=stack.orders_table, Key={"pk": {"S": key}})
+        return "Item" in answer
+
+    def test_a_fault_hits_the_next_calls_and_ends(self, stack: LocalStack) -> None:
+        code = "ProvisionedThroughputExceededException"
+        fault = stack.faults.add("dynamodb", code, action="PutItem", count=2)
+        assert [self.put(stack, "f1").get("Code") for _ in range(3)] == [code, code, None]
+        assert fault.hits == 2
+
+    def test_a_fault_can_be_narrowed_and_restored(self, stack: LocalStack) -> None:
+        stack.faults.add("dynamodb", "InternalServerError", action="GetItem")
+        stack.faults.add("dynamodb", "InternalServerError", function="EchoFunction")
+        assert "Code" not in self.put(stack, "f2")
+        down = stack.faults.add("dynamodb", "InternalServerError")
+        assert self.put(stack, "f3")["status"] == 500
+        stack.faults.remove(down)
+        assert "Code" not in self.put(stack, "f3")
+
+    def test_an_answer_can_be_lost_after_the_write(self, stack: LocalStack) -> None:
+        stack.faults.add("dynamodb", "InternalServerError", count=1, applied=True)
+        assert self.put(stack, "f4")["Code"] == "InternalServerError"
+        assert self.stored(stack, "f4")
+
+    def test_tests_themselves_are_not_hit(self, stack: LocalStack) -> None:
+        stack.faults.add("dynamodb", "InternalServerError")
+        assert not self.stored(stack, "f5")
+
+    def test_lambda_throttling_reaches_the_state_machine(self, stack: LocalStack) -> None:
+        stack.faults.add("lambda", "TooManyRequestsException", function="Machine", status=429)
+        assert run(stack, "Echo").states[-1] == "Throttled"
+
+
+# ------------------------------------------------------------------------------------ Step Functions
+
+
+class TestStepFunctions:
+    @pytest.mark.parametrize(("step", "end"), [("Fail", "Declined"), ("Slow", "TimedOut"), ("Exit", "Exited")])
+    def test_catch_sees_the_name_of_the_error(self, stack: LocalStack, step: str, end: str) -> None:
+        execution = run(stack, step)
+        assert (execution.status, execution.states) == ("SUCCEEDED", ["Which", step, end])
+
+    def test_retries_wait_scaled_time(self, stack: LocalStack) -> None:
+        began = time.monotonic()
+        run(stack, "Fail")
+        assert sum(call.function == "Machine" for call in stack.calls) == 3
+        assert 0.18 < time.monotonic() - began < 20
+
+    def test_a_result_comes_back(self, stack: LocalStack) -> None:
+        execution = run(stack, "Echo")
+        assert execution.status == "SUCCEEDED"
+        assert execution.output["event"]["run"] == execution.input == {"step": "Echo"}
+        assert datetime.fromisoformat(execution.output["event"]["began"]).tzinfo == UTC
+
+    def test_a_text_is_an_output_too(self, stack: LocalStack) -> None:
+        execution = run(stack, "Text")
+        assert execution.output == "only a text"
+        found = stack.client("stepfunctions").describe_execution(executionArn=execution.arn)
+        assert found["output"] == '"only a text"'
+
+    def test_an_execution_ends_even_when_the_interpreter_breaks(
+        self, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*_: Any) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(ExecutionWorker, "_get_evaluation_environment", broken)
+        execution = run(stack, "Echo")
+        assert (execution.status, execution.error) == ("FAILED", "States.Runtime")
+
+    def test_one_name_is_one_execution(self, stack: LocalStack) -> None:
+        start = stack.client("stepfunctions").start_execution
+        request = {
+            "stateMachineArn": stack.state_machine_arn,
+            "name": "once",
+            "input": '{"step": "Slow"}',
+        }
+        first = start(**request)
+        assert start(**request)["executionArn"] == first["executionArn"]
+        other = {**request, "input": '{"step": "Echo"}'}
+        assert error_of(start, **other) == "ExecutionAlreadyExists"
+        stack.wait_idle(30)
+        assert error_of(start, **request) == "ExecutionAlreadyExists"
+
+    def test_one_name_started_by_many_at_once_is_one_execution(self, stack: LocalStack) -> None:
+        start = stack.client("stepfunctions").start_execution
+        arns: list[str] = []
+
+        def begin() -> None:
+            arns.append(
+                start(stateMachineArn=stack.state_machine_arn, name="race", input='{"step": "Slow"}')["executionArn"]
+            )
+
+        threads = [threading.Thread(target=begin) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stack.wait_idle(30)
+        assert len(arns) == 8
+        assert sum(execution.name == "race" for execution in stack.executions()) == 1
+
+    def test_executions_without_a_name_get_one_each(self, stack: LocalStack) -> None:
+        assert run(stack, "Echo").name != run(stack, "Echo").name
+
+    def test_history_can_be_read_backwards_and_in_pages(self, stack: LocalStack) -> None:
+        arn = run(stack, "Echo").arn
+        read = stack.client("stepfunctions").get_execution_history
+        last = read(executionArn=arn, reverseOrder=True, maxResults=1)
+        assert [event["type"] for event in last["events"]] == ["ExecutionSucceeded"]
+        more = read(executionArn=arn, reverseOrder=True, nextToken=last["nextToken"])
+        assert more["events"][-1]["type"] == "ExecutionStarted"
+
+    def test_a_stopped_execution_keeps_its_reason(self, stack: LocalStack) -> None:
+        states = stack.client("stepfunctions")
+        arn = states.start_execution(stateMachineArn=stack.state_machine_arn, input='{"step": "Slow"}')["executionArn"]
+        while not [e for e in stack.executions() if e.arn == arn and "Slow" in e.states]:
+            time.sleep(0.01)
+        states.stop_execution(executionArn=arn, error="Operator", cause="enough")
+        stack.wait_idle(0)
+        time.sleep(1.2)  # what its task ends with must not matter
+        found = states.describe_execution(executionArn=arn)
+        assert (found["status"], found["error"]) == ("ABORTED", "Operator")
+
+    def test_many_executions_at_once(self, stack: LocalStack) -> None:
+        start = stack.client("stepfunctions").start_execution
+        for _ in range(20):
+            start(stateMachineArn=stack.state_machine_arn, input='{"step": "Echo"}')
+        stack.wait_idle(20)
+        assert {execution.status for execution in stack.executions()[-20:]} == {"SUCCEEDED"}
+
+    def test_waiting_in_vain_says_what_runs(self, stack: LocalStack) -> None:
+        stack.client("stepfunctions").start_execution(
+            stateMachineArn=stack.state_machine_arn, name="long", input='{"step": "Slow"}'
+        )
+        with pytest.raises(TimeoutError, match="long"):
+            stack.wait_idle(0.1)
+        stack.wait_idle(30)
+
+
+class TestSchedules:
+    def test_by_hand(self, stack: LocalStack) -> None:
+        ((name, answer),) = stack.run_schedules().items()
+        assert name == "TickFunctionOften"
+        assert answer.result["detail-type"] == "Scheduled Event"
+
+
+# ------------------------------------------------------------------------------------------- storage
+
+
+class TestStorage:
+    def test_the_table_is_what_the_template_says(self, stack: LocalStack) -> None:
+        dynamodb = stack.client("dynamodb")
+        table = dynamodb.describe_table(TableName=stack.orders_table)["Table"]
+        assert [index["IndexName"] for index in table["GlobalSecondaryIndexes"]] == ["ByOwner"]
+        assert table["SSEDescription"]["Status"] == "ENABLED"
+        ttl = dynamodb.describe_time_to_live(TableName=stack.orders_table)
+        assert ttl["TimeToLiveDescription"]["AttributeName"] == "expires"
+        backups = dynamodb.describe_continuous_backups(TableName=stack.orders_table)
+        recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
+        assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
+
+    def test_a_transaction_sent_twice_happens_once(self, stack: LocalStack) -> None:
+        write = stack.client("dynamodb").transact_write_items
+        item = {"pk": {"S": "transaction"}}
+        put = {"TableName": stack.orders_table, "Item": item}
+        new = {**put, "ConditionExpression": "attribute_not_exists(pk)"}
+        write(TransactItems=[{"Put": new}], ClientRequestToken="first")
+        write(TransactItems=[{"Put": new}], ClientRequestToken="first")
+        with pytest.raises(ClientError, match="TransactionCanceledException"):
+            write(TransactItems=[{"Put": new}], ClientRequestToken="second")
+
+    def test_secrets_are_random_until_set(self, stack: LocalStack) -> None:
+        def read() -> str:
+            return str(
+                aws(
+                    stack,
+                    "secretsmanager",
+                    "get_secret_value",
+                    SecretId=stack.template.physical["Secret"].ref,
+                )["SecretString"]
+            )
+
+        assert len(read()) == 40
+        stack.put_secret("Secret", "known")
+        assert read() == "known"
+
+
+# ------------------------------------------------------------------------------------------- Cognito
+
+
+class TestCognito:
+    """Each test works on a user of its own."""
+
+    PASSWORD = "Long-enough-4-all"
+
+    def create(self, stack: LocalStack, email: str, **more: Any) -> Any:
+        more.setdefault("DesiredDeliveryMediums", ["EMAIL"])
+        return stack.client("cognito-idp").admin_create_user(UserPoolId=stack.user_pool_id, Username=email, **more)[
+            "User"
+        ]
+
+    def attributes(self, stack: LocalStack, email: str) -> dict[str, str]:
+        user = stack.client("cognito-idp").admin_get_user(UserPoolId=stack.user_pool_id, Username=email)
+        return {entry["Name"]: entry["Value"] for entry in user["UserAttributes"]}
+
+    def update(self, stack: LocalStack, email: str, /, **values: str) -> None:
+        stack.client("cognito-idp").admin_update_user_attributes(
+            UserPoolId=stack.user_pool_id, Username=email, UserAttributes=listed(values)
+        )
+
+    def sign_in(self, stack: LocalStack, email: str, password: str = PASSWORD) -> Any:
+        return stack.client("cognito-idp").initiate_auth(
+            ClientId=stack.user_pool_client_id,
+            AuthFlow="USER_PASSWORD_AUTH",
+            AuthParameters={"USERNAME": email, "PASSWORD": password},
+        )
+
+    def refresh(self, stack: LocalStack, token: str) -> Any:
+        return stack.client("cognito-idp").initiate_auth(
+            ClientId=stack.user_pool_client_id,
+            AuthFlow="REFRESH_TOKEN_AUTH",
+            AuthParameters={"REFRESH_TOKEN": token},
+        )
+
+    def confirmed(self, stack: LocalStack, email: str, **attributes: str) -> Any:
+        """A user with a password; returns the tokens of a first sign-in."""
+        self.create(stack, email, UserAttributes=listed(attributes))
+        stack.client("cognito-idp").admin_set_user_password(
+            UserPoolId=stack.user_pool_id, Username=email, Password=self.PASSWORD, Permanent=True
+        )
+        return self.sign_in(stack, email)["AuthenticationResult"]
+
+    def test_a_user_is_found_in_any_case_and_by_sub(self, stack: LocalStack) -> None:
+        user = self.create(stack, "Case@Example.com")
+        assert self.attributes(stack, "cASE@example.COM")["email"] == "Case@Example.com"
+        assert self.attributes(stack, user["Username"])["sub"] == user["Username"]
+
+    def test_a_second_user_in_another_case_exists_already(self, stack: LocalStack) -> None:
+        self.create(stack, "twice@example.com")
+        create = stack.client("cognito-idp").admin_create_user
+        request = {"UserPoolId": stack.user_pool_id, "Username": "TWICE@example.com"}
+        assert error_of(create, **request) == "UsernameExistsException"
+
+    def test_two_creations_at_once_make_one_user(self, stack: LocalStack) -> None:
+        errors: list[str] = []
+
+        def create() -> None:
+            try:
+                self.create(stack, "race@example.com")
+            except ClientError as error:
+                errors.append(error.response["Error"]["Code"])
+
+        threads = [threading.Thread(target=create) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == ["UsernameExistsException"] * 5
+
+    def test_every_address_is_an_address(self, stack: LocalStack) -> None:
+        self.create(stack, "o'neil+ü@exämple.com")
+        create = stack.client("cognito-idp").admin_create_user
+        request = {"UserPoolId": stack.user_pool_id, "Username": "no address"}
+        assert error_of(create, **request) == "InvalidParameterException"
+
+    @pytest.mark.parametrize(
+        "attribute",
+        [
+            {"custom:undeclared": "1"},
+            {"custom:units": "many"},
+            {"custom:units": "101"},
+            {"custom:units": "-1"},
+            {"custom:note": "too long"},
+            {"email_verified": "maybe"},
+            {"sub": "mine"},
+        ],
+    )
+    def test_attributes_follow_the_schema(self, stack: LocalStack, attribute: dict[str, str]) -> None:
+        email = f"schema-{abs(hash(str(attribute)))}@example.com"
+        create = stack.client("cognito-idp").admin_create_user
+        request = {"UserPoolId": stack.user_pool_id, "Username": email}
+        listed_ = listed(attribute)
+        assert error_of(create, **request, UserAttributes=listed_) == "InvalidParameterException"
+        self.create(stack, email)
+        update = stack.client("cognito-idp").admin_update_user_attributes
+        assert error_of(update, **request, UserAttributes=listed_) == "InvalidParameterException"
+
+    def test_good_attributes_are_taken_and_standard_ones_exist(self, stack: LocalStack) -> None:
+        values = {"custom:units": "100", "custom:note": "", "name": "N", "email_verified": "true"}
+        self.create(stack, "good@example.com", UserAttributes=listed(values))
+        assert values.items() <= self.attributes(stack, "good@example.com").items()
+
+    def test_an_immutable_attribute_stays(self, stack: LocalStack) -> None:
+        self.create(stack, "origin@example.com", UserAttributes=listed({"custom:origin": "checkout"}))
+        with pytest.raises(ClientError, match="cannot be updated"):
+            self.update(stack, "origin@example.com", **{"custom:origin": "other"})
+
+    def test_a_blank_value_deletes(self, stack: LocalStack) -> None:
+        self.create(stack, "blank@example.com", UserAttributes=listed({"custom:note": "x"}))
+        self.update(stack, "blank@example.com", **{"custom:note": ""})
+        assert "custom:note" not in self.attributes(stack, "blank@example.com")
+
+    def test_a_changed_email_is_unverified(self, stack: LocalStack) -> None:
+        verified = listed({"email_verified": "true"})
+        self.create(stack, "old@example.com", UserAttributes=verified)
+        self.update(stack, "old@example.com", email="new@example.com")
+        assert self.attributes(stack, "new@example.com")["email_verified"] == "false"
+        self.update(stack, "new@example.com", email="newer@example.com", email_verified="true")
+        assert self.attributes(stack, "newer@example.com")["email_verified"] == "true"
+
+    def test_an_email_belongs_to_one_user(self, stack: LocalStack) -> None:
+        self.create(stack, "holder@example.com")
+        self.create(stack, "other@example.com")
+        with pytest.raises(ClientError, match="AliasExistsException"):
+            self.update(stack, "other@example.com", email="HOLDER@example.com")
+        self.update(stack, "other@example.com", email="other@example.com")
+
+    def test_an_invitation_has_a_password_that_works(self, stack: LocalStack) -> None:
+        self.create(stack, "welcome@example.com")
+        (mail,) = stack.outbox
+        assert (mail.to, mail.resend) == ("welcome@example.com", False)
+        challenge = self.sign_in(stack, "welcome@example.com", mail.temporary_password)
+        assert challenge["ChallengeName"] == "NEW_PASSWORD_REQUIRED"
+        assert challenge["ChallengeParameters"]["USER_ID_FOR_SRP"] == mail.username
+        done = stack.client("cognito-idp").respond_to_auth_challenge(
+            ClientId=stack.user_pool_client_id,
+            ChallengeName="NEW_PASSWORD_REQUIRED",
+            Session=challenge["Session"],
+            ChallengeResponses={
+                "USERNAME": "welcome@example.com",
+                "NEW_PASSWORD": self.PASSWORD,
+            },
+        )
+        assert "AccessToken" in done["AuthenticationResult"]
+
+    def test_no_mail_when_suppressed_or_not_asked_for(self, stack: LocalStack) -> None:
+        self.create(stack, "quiet@example.com", MessageAction="SUPPRESS")
+        self.create(stack, "sms@example.com", DesiredDeliveryMediums=["SMS"])
+        stack.client("cognito-idp").admin_create_user(UserPoolId=stack.user_pool_id, Username="default@example.com")
+        assert stack.outbox == []
+
+    def test_a_weak_temporary_password_is_refused(self, stack: LocalStack) -> None:
+        with pytest.raises(ClientError, match="InvalidPasswordException"):
+            self.create(stack, "weak@example.com", TemporaryPassword="Short1")
+
+    def test_resend_is_for_users_who_never_signed_in(self, stack: LocalStack) -> None:
+        self.create(stack, "again@example.com")
+        self.create(stack, "again@example.com", MessageAction="RESEND")
+        first, second = stack.outbox
+        assert second.resend
+        assert first.temporary_password != second.temporary_password
+        users = stack.client("cognito-idp").list_users(
+            UserPoolId=stack.user_pool_id, Filter='email = "again@example.com"'
+        )
+        assert len(users["Users"]) == 1
+        self.sign_in(stack, "again@example.com", second.temporary_password)
+        self.confirmed(stack, "member@example.com")
+        with pytest.raises(ClientError, match="UnsupportedUserStateException"):
+            self.create(stack, "member@example.com", MessageAction="RESEND")
+        with pytest.raises(ClientError, match="UserNotFoundException"):
+            self.create(stack, "ghost@example.com", MessageAction="RESEND")
+
+    def test_disabling_revokes_and_enabling_does_not_restore(self, stack: LocalStack) -> None:
+        cognito = stack.client("cognito-idp")
+        tokens = self.confirmed(stack, "out@example.com")
+        sub = self.attributes(stack, "out@example.com")["sub"]
+        self.refresh(stack, tokens["RefreshToken"])
+        cognito.admin_disable_user(UserPoolId=stack.user_pool_id, Username=sub)
+        for call in (
+            lambda: self.sign_in(stack, "out@example.com"),
+            lambda: self.refresh(stack, tokens["RefreshToken"]),
+            lambda: cognito.get_user(AccessToken=tokens["AccessToken"]),
+        ):
+            assert error_of(call) == "NotAuthorizedException"
+        cognito.admin_enable_user(UserPoolId=stack.user_pool_id, Username=sub)
+        with pytest.raises(ClientError, match="revoked"):
+            self.refresh(stack, tokens["RefreshToken"])
+        self.sign_in(stack, "out@example.com")
+
+    @pytest.mark.parametrize("name", ["sub", "email"])
+    def test_signing_out_ends_sessions_opened_by_any_name(self, stack: LocalStack, name: str) -> None:
+        cognito = stack.client("cognito-idp")
+        tokens = self.confirmed(stack, f"Session-{name}@example.com")
+        cognito.admin_user_global_sign_out(
+            UserPoolId=stack.user_pool_id,
+            Username=self.attributes(stack, f"session-{name}@example.com")[name],
+        )
+        for call in (
+            lambda: self.refresh(stack, tokens["RefreshToken"]),
+            lambda: cognito.get_user(AccessToken=tokens["AccessToken"]),
+        ):
+            assert error_of(call) == "NotAuthorizedException"
+
+    def test_a_deleted_user_has_no_tokens(self, stack: LocalStack) -> None:
+        tokens = self.confirmed(stack, "gone@example.com")
+        stack.client("cognito-idp").admin_delete_user(UserPoolId=stack.user_pool_id, Username="gone@example.com")
+        with pytest.raises(ClientError, match="NotAuthorizedException"):
+            self.refresh(stack, tokens["RefreshToken"])
+
+    def test_a_user_disabled_at_the_challenge_does_not_get_in(self, stack: LocalStack) -> None:
+        cognito = stack.client("cognito-idp")
+        self.create(stack, "late@example.com")
+        challenge = self.sign_in(stack, "late@example.com", stack.outbox[0].temporary_password)
+        cognito.admin_disable_user(UserPoolId=stack.user_pool_id, Username="late@example.com")
+        answer = {"USERNAME": "late@example.com", "NEW_PASSWORD": self.PASSWORD}
+        code = error_of(
+            cognito.respond_to_auth_challenge,
+            ClientId=stack.user_pool_client_id,
+            ChallengeName="NEW_PASSWORD_REQUIRED",
+            Session=challenge["Session"],
+            ChallengeResponses=answer,
+        )
+        assert code == "NotAuthorizedException"
+
+    def test_flows_that_the_client_does_not_allow_are_refused(self, stack: LocalStack) -> None:
+        self.confirmed(stack, "flow@example.com")
+        code = error_of(
+            stack.client("cognito-idp").admin_initiate_auth,
+            UserPoolId=stack.user_pool_id,
+            ClientId=stack.user_pool_client_id,
+            AuthFlow="ADMIN_USER_PASSWORD_AUTH",
+            AuthParameters={"USERNAME": "flow@example.com", "PASSWORD": self.PASSWORD},
+        )
+        assert code == "InvalidParameterException"
+
+    def test_an_unknown_user_looks_like_a_wrong_password(self, stack: LocalStack) -> None:
+        code = error_of(lambda: self.sign_in(stack, "unknown@example.com"))
+        assert code == "NotAuthorizedException"
+
+    def test_the_id_token_holds_what_the_client_may_read(self, stack: LocalStack) -> None:
+        values = {"email_verified": "true", "custom:units": "7", "custom:note": "inner"}
+        tokens = self.confirmed(stack, "Claims@example.com", **values)
+        claims = json.loads(base64.urlsafe_b64decode(tokens["IdToken"].split(".")[1] + "=="))
+        assert claims["email"] == "Claims@example.com"
+        assert claims["email_verified"] is True
+        assert claims["custom:units"] == "7"
+        assert "custom:note" not in claims
+        assert claims["exp"] - claims["iat"] == tokens["ExpiresIn"] == 15 * 60
+        user = stack.client("cognito-idp").get_user(AccessToken=tokens["AccessToken"])
+        names = {entry["Name"] for entry in user["UserAttributes"]}
+        assert names == {"sub", "email", "email_verified", "custom:units"}
+
+    def test_a_client_writes_only_its_write_attributes(self, stack: LocalStack) -> None:
+        token = self.confirmed(stack, "writer@example.com")["AccessToken"]
+        update = stack.client("cognito-idp").update_user_attributes
+        update(AccessToken=token, UserAttributes=listed({"name": "W"}))
+        for forbidden in ({"custom:units": "100"}, {"email": "x@example.com"}):
+            code = error_of(update, AccessToken=token, UserAttributes=listed(forbidden))
+            assert code == "NotAuthorizedException"
+        assert self.attributes(stack, "writer@example.com")["name"] == "W"
+
+    def test_nobody_signs_up_in_a_pool_of_administrators(self, stack: LocalStack) -> None:
+        code = error_of(
+            stack.client("cognito-idp").sign_up,
+            ClientId=stack.user_pool_client_id,
+            Username="self@example.com",
+            Password=self.PASSWORD,
+        )
+        assert code == "NotAuthorizedException"
+
+    def test_a_page_of_users_has_sixty(self, stack: LocalStack) -> None:
+        from moto.cognitoidp.models import cognitoidp_backends
+
+        backend = cognitoidp_backends["123456789012"][stack.region]
+        with pytest.raises(Exception, match="60"):
+            backend.list_users(stack.user_pool_id, None, limit=61)
+
+
+def listed(values: dict[str, str]) -> list[dict[str, str]]:
+    return [{"Name": name, "Value": value} for name, value in values.items()]
+
+
+# ------------------------------------------------------------------------- several stacks, other ways
+
+
+class TestLifeCycle:
+    """Comes last: the shared stack is closed first, for only one can be open."""
+
+    @pytest.fixture
+    def alone(self, shared: LocalStack) -> None:
+        shared.close()
+
+    def test_only_one_stack_at_a_time(self, stack: LocalStack, folder: Path) -> None:
+        with pytest.raises(RuntimeError, match="another LocalStack"):
+            LocalStack({}, template=folder / "template.yaml")
+
+    def test_stacks_one_after_another_are_new(self, alone: None, folder: Path) -> None:
+        pools = []
+        for _ in range(2):
+            with LocalStack({}, template=folder / "template.yaml", schedule_seconds=None) as stack:
+                create = stack.client("cognito-idp").admin_create_user
+                create(UserPoolId=stack.user_pool_id, Username="new@example.com")
+                pools.append(stack.user_pool_id)
+        assert len(set(pools)) == 2
+
+    def test_the_python_runtime_client_does_the_same(self, alone: None, folder: Path) -> None:
+        with LocalStack({}, template=folder / "template.yaml", schedule_seconds=None, python_client=True) as stack:
+            for number in range(2):
+                assert stack.invoke("TickFunction", {"n": number}) == ({"n": number}, None)
+            _, error = stack.invoke("FailFunction", {})
+            assert error is not None
+            assert error["errorType"] == "CardDeclined"
+            _, error = stack.invoke("MissingFunction", {})
+            assert error is not None
+            assert error["errorType"] == "KeyError"
+
+    def test_schedules_run_by_themselves(self, alone: None, folder: Path, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        (folder / "code/tick.py").write_text("def handler(event, context): print('ticked')")
+        with LocalStack({}, template=folder / "template.yaml", schedule_seconds=0.05, log=log):
+            deadline = time.monotonic() + 20
+            while log.read_text().count("ticked") < 3:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+    def test_closing_ends_what_is_under_way(self, alone: None, folder: Path) -> None:
+        (folder / "code/echo.py").write_text("import time\ndef handler(e, c): time.sleep(60)")
+        began = time.monotonic()
+        with LocalStack({}, template=folder / "template.yaml", schedule_seconds=None) as stack:
+            stack.client("stepfunctions").start_execution(
+                stateMachineArn=stack.state_machine_arn, input='{"step": "Echo"}'
+            )
+            while not stack.calls:
+                time.sleep(0.01)
+        assert time.monotonic() - began < 15

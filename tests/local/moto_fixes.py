@@ -1,0 +1,686 @@
+"""Corrections of moto 5.2.5: where it differs from AWS in what the gateway relies on.
+
+Importing this module applies them. They reach into moto's insides, so the version is pinned, and
+tests/e2e/test_local_stack.py guards each one. The first line of every function says what AWS does.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import logging
+import re
+import secrets
+import string
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import boto3
+import moto
+import moto.cognitoidp.models as cognito
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from moto.cognitoidp.exceptions import (
+    AliasExistsException,
+    InvalidParameterException,
+    NotAuthorizedError,
+    UsernameExistsException,
+    UserNotFoundError,
+)
+from moto.cognitoidp.models import CognitoIdpBackend, CognitoIdpUser, CognitoIdpUserPool
+from moto.cognitoidp.responses import CognitoIdpResponse
+from moto.cognitoidp.utils import flatten_attrs
+from moto.core.config import default_user_config
+from moto.core.exceptions import JsonRESTError
+from moto.core.responses import ActionResult
+from moto.dynamodb.responses import DynamoHandler
+from moto.stepfunctions.parser.api import (
+    ExecutionStatus,
+    HistoryEventType,
+    LambdaFunctionFailedEventDetails,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import (
+    CustomErrorName,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import FailureEvent
+from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
+from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.state.exec.state_task.state_task_lambda import (
+    StateTaskLambda,
+)
+from moto.stepfunctions.parser.asl.eval.environment import Environment
+from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+from moto.stepfunctions.parser.asl.utils import boto_client
+from moto.stepfunctions.parser.backend.execution import (
+    BaseExecutionWorkerCommunication,
+    Execution,
+)
+from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
+from moto.stepfunctions.parser.models import StepFunctionsParserBackend
+from moto.stepfunctions.responses import StepFunctionResponse
+
+MOTO_VERSION = "5.2.5"
+if moto.__version__ != MOTO_VERSION:
+    raise ImportError(
+        f"tests/local/moto_fixes.py corrects moto {MOTO_VERSION}, not {moto.__version__}: "
+        "check every correction against the new version, then change MOTO_VERSION"
+    )
+
+retry_scale = 1.0
+"""Seconds slept locally for each second that a Retry would wait."""
+
+endpoint = ""
+"""Where the interpreter reaches Lambda and the other services."""
+
+access_keys: dict[str, str] = {}
+"""The access key that the interpreter signs with, by role ARN of the state machine."""
+
+stopping = threading.Event()
+"""Set while the stack closes: nobody waits for a retry any more."""
+
+execution_ended = threading.Condition()
+"""Notified when an execution has ended."""
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """A welcome mail that Cognito would have sent."""
+
+    user_pool_id: str
+    to: str
+    username: str
+    temporary_password: str
+    resend: bool
+
+
+outbox: list[Invitation] = []
+"""Every invitation, oldest first."""
+
+
+def fixes(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Puts a function in place of the method of its name; it gets the original as first argument."""
+
+    def replace(function: Callable[..., Any]) -> Callable[..., Any]:
+        original = getattr(owner, function.__name__)
+
+        @functools.wraps(original)
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return function(original, *args, **kwargs)
+
+        setattr(owner, function.__name__, method)
+        return function
+
+    return replace
+
+
+# ------------------------------------------------------------------------------------------- Cognito
+
+_cognito_lock = threading.RLock()
+_request = threading.local()
+
+
+class UnsupportedUserStateError(JsonRESTError):
+    """The request does not fit the state that the user is in."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("UnsupportedUserStateException", message)
+
+
+def _looks_like(username: str, _format: str = "email") -> bool:
+    """Takes any e-mail address (moto's pattern refuses an apostrophe and all but ASCII letters)."""
+    pattern = r"[^@\s]+@[^@\s]+\.[^@\s]+" if _format == "email" else r"\+\d{1,15}"
+    return re.fullmatch(pattern, username) is not None
+
+
+cognito.validate_username_format = _looks_like
+
+
+@fixes(CognitoIdpUserPool)
+def __init__(original: Any, pool: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+    """A pool has the standard attributes besides its own."""
+    original(pool, *args, **kwargs)
+    for name, schema in cognito.CognitoIdpUserPoolAttribute.STANDARD_SCHEMA.items():
+        if name not in pool.schema_attributes:
+            attribute = cognito.CognitoIdpUserPoolAttribute(name, False, schema)
+            pool.schema_attributes[name] = attribute
+
+
+@fixes(CognitoIdpUserPool)
+def _get_user(original: Any, pool: Any, username: str) -> CognitoIdpUser | None:
+    """`CaseSensitive: false` is honoured for usernames and e-mail; a `sub` works as a username."""
+    wanted = _folded(pool, username)
+    aliases = pool.extended_config.get("UsernameAttributes") or []
+    for user in list(pool.users.values()):
+        attributes = user.attribute_lookup
+        names = {user.username, user.id, *(attributes.get(alias) for alias in aliases)}
+        if wanted in {_folded(pool, name) for name in names}:
+            return user
+    return None
+
+
+@fixes(CognitoIdpResponse)
+def admin_create_user(original: Any, response: Any) -> Any:
+    """An invitation goes out by SMS unless the request asks for e-mail."""
+    _request.mediums = response._get_param("DesiredDeliveryMediums") or ["SMS"]
+    return original(response)
+
+
+@fixes(CognitoIdpBackend)
+def admin_create_user(  # noqa: F811
+    original: Any,
+    backend: Any,
+    user_pool_id: str,
+    username: str,
+    message_action: str | None,
+    temporary_password: str | None,
+    attributes: list[dict[str, str]],
+) -> CognitoIdpUser:
+    """Attributes follow the schema, passwords the policy; RESEND is for users who never signed in."""
+    with _cognito_lock:
+        pool = backend.describe_user_pool(user_pool_id)
+        _check_attributes(pool, attributes or [])
+        if temporary_password:
+            backend._validate_password(user_pool_id, temporary_password)
+        password = temporary_password or _generate_password(pool)
+        if message_action == "RESEND":
+            user = backend.admin_get_user(user_pool_id, username)
+            if user.status != cognito.UserStatus.FORCE_CHANGE_PASSWORD:
+                raise UnsupportedUserStateError(f"Resend not possible. {username} has signed in.")
+            user.password = password
+        elif pool._get_user(username):
+            raise UsernameExistsException("An account with the given email already exists.")
+        else:
+            user = original(backend, user_pool_id, username, None, password, attributes)
+    email = user.attribute_lookup.get("email")
+    if message_action != "SUPPRESS" and email and "EMAIL" in getattr(_request, "mediums", []):
+        resend = message_action == "RESEND"
+        outbox.append(Invitation(user_pool_id, email, user.username, password, resend))
+    return user
+
+
+@fixes(CognitoIdpBackend)
+def admin_update_user_attributes(
+    original: Any,
+    backend: Any,
+    user_pool_id: str,
+    username: str,
+    attributes: list[dict[str, str]],
+) -> None:
+    """Attributes follow the schema, a blank value deletes, a changed e-mail is unverified."""
+    with _cognito_lock:
+        pool = backend.describe_user_pool(user_pool_id)
+        _update(pool, backend.admin_get_user(user_pool_id, username), attributes)
+
+
+@fixes(CognitoIdpBackend)
+def update_user_attributes(original: Any, backend: Any, access_token: str, attributes: list[dict[str, str]]) -> None:
+    """The app client may only write its `WriteAttributes`."""
+    pool, client, user = _signed_in(backend, access_token)
+    _check_writable(pool, client, attributes)
+    with _cognito_lock:
+        _update(pool, user, attributes)
+
+
+@fixes(CognitoIdpBackend)
+def get_user(original: Any, backend: Any, access_token: str) -> CognitoIdpUser:
+    """The app client only reads its `ReadAttributes`."""
+    user = copy.copy(original(backend, access_token))
+    pool, client, _ = _signed_in(backend, access_token)
+    readable = {*_allowed(pool, client, "ReadAttributes"), "sub"}
+    user.attributes = [entry for entry in user.attributes if entry["Name"] in readable]
+    return user
+
+
+@fixes(CognitoIdpBackend)
+def admin_disable_user(original: Any, backend: Any, user_pool_id: str, username: str) -> None:
+    """Disabling revokes the user's tokens; enabling does not bring them back."""
+    original(backend, user_pool_id, username)
+    backend.admin_user_global_sign_out(user_pool_id, username)
+
+
+@fixes(CognitoIdpBackend)
+def list_users(original: Any, backend: Any, *args: Any, **kwargs: Any) -> Any:
+    """A page has at most 60 users."""
+    if (kwargs.get("limit") or 0) > 60:
+        raise InvalidParameterException("Value at 'limit' must be less than or equal to 60")
+    return original(backend, *args, **kwargs)
+
+
+@fixes(CognitoIdpBackend)
+def sign_up(
+    original: Any,
+    backend: Any,
+    client_id: str,
+    username: str,
+    password: str,
+    attributes: list[dict[str, str]],
+) -> Any:
+    """Refused when only administrators create users; attributes follow schema and client."""
+    with _cognito_lock:
+        pool = _pool_of(backend, client_id)
+        if pool:
+            if pool.extended_config["AdminCreateUserConfig"].get("AllowAdminCreateUserOnly"):
+                raise NotAuthorizedError("SignUp is not permitted for this user pool")
+            _check_writable(pool, pool.clients[client_id], attributes)
+            _check_attributes(pool, attributes)
+        return original(backend, client_id, username, password, attributes)
+
+
+@fixes(CognitoIdpBackend)
+def initiate_auth(original: Any, backend: Any, client_id: str, auth_flow: str, auth_parameters: dict[str, str]) -> Any:
+    """Only flows that the client allows; revoked and deleted users' refresh tokens are refused."""
+    pool = _pool_of(backend, client_id)
+    if pool:
+        _check_sign_in(pool, client_id, auth_flow, auth_parameters)
+    return _challenge(pool, original(backend, client_id, auth_flow, auth_parameters))
+
+
+@fixes(CognitoIdpBackend)
+def admin_initiate_auth(
+    original: Any,
+    backend: Any,
+    user_pool_id: str,
+    client_id: str,
+    auth_flow: str,
+    auth_parameters: dict[str, str],
+) -> Any:
+    """The same for administrators."""
+    pool = backend.describe_user_pool(user_pool_id)
+    if client_id in pool.clients:
+        _check_sign_in(pool, client_id, auth_flow, auth_parameters)
+    return _challenge(pool, original(backend, user_pool_id, client_id, auth_flow, auth_parameters))
+
+
+@fixes(CognitoIdpBackend)
+def respond_to_auth_challenge(original: Any, backend: Any, session: str, *args: Any, **kwargs: Any) -> Any:
+    """A user who was disabled between sign-in and challenge does not get in."""
+    if session in backend.sessions:
+        username, pool = backend.sessions[session]
+        if not pool._get_user(username).enabled:
+            raise NotAuthorizedError("User is disabled.")
+    return original(backend, session, *args, **kwargs)
+
+
+@fixes(CognitoIdpUserPool)
+def create_refresh_token(original: Any, pool: Any, client_id: str, username: str) -> Any:
+    """A token belongs to the user, under whichever name they signed in."""
+    return original(pool, client_id, pool._get_user(username).username)
+
+
+@fixes(CognitoIdpUserPool)
+def create_access_token(original: Any, pool: Any, client_id: str, username: str, origin_jti: str) -> Any:
+    """The same."""
+    return original(pool, client_id, pool._get_user(username).username, origin_jti)
+
+
+@fixes(CognitoIdpUserPool)
+def sign_out(original: Any, pool: Any, username: str) -> None:
+    """Signing out by any name of the user ends all sessions of the user."""
+    original(pool, pool._get_user(username).username)
+
+
+@fixes(CognitoIdpUserPool)
+def create_id_token(original: Any, pool: Any, client_id: str, username: str, origin_jti: str) -> tuple[str, int]:
+    """Claims are the attributes that the client may read; `email_verified` is a boolean."""
+    user = pool._get_user(username)
+    readable = _allowed(pool, pool.clients[client_id], "ReadAttributes")
+    claims: dict[str, Any] = {
+        name: value == "true" if pool.schema_attributes[name].data_type == "Boolean" else value
+        for name, value in user.attribute_lookup.items()
+        if name in readable
+    }
+    claims["origin_jti"] = origin_jti
+    if user.groups:
+        claims["cognito:groups"] = [group.group_name for group in user.groups]
+    token, seconds = pool.create_jwt(client_id, username, "id", extra_data=claims)
+    pool.id_tokens[token] = (client_id, user.username)
+    return token, seconds
+
+
+@fixes(CognitoIdpUserPool)
+def create_jwt(
+    original: Any,
+    pool: Any,
+    client_id: str,
+    username: str,
+    token_use: str,
+    expires_in: int = 3600,
+    extra_data: dict[str, Any] | None = None,
+) -> Any:
+    """Tokens live as long as the client says."""
+    config = pool.clients[client_id].extended_config
+    kind = {"id": "IdToken", "access": "AccessToken"}[token_use]
+    unit = (config.get("TokenValidityUnits") or {}).get(kind, "hours")
+    seconds = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}[unit]
+    lifetime = int(config.get(f"{kind}Validity") or 0) * seconds or expires_in
+    return original(pool, client_id, username, token_use, lifetime, extra_data)
+
+
+def _folded(pool: Any, name: str | None) -> str | None:
+    case = pool.extended_config.get("UsernameConfiguration", {}).get("CaseSensitive", True)
+    return name if case or name is None else name.lower()
+
+
+def _pool_of(backend: Any, client_id: str) -> Any:
+    return next((pool for pool in backend.user_pools.values() if client_id in pool.clients), None)
+
+
+def _signed_in(backend: Any, access_token: str) -> tuple[Any, Any, Any]:
+    """Pool, client and user of an access token."""
+    for pool in backend.user_pools.values():
+        if access_token in pool.access_tokens:
+            client_id, username = pool.access_tokens[access_token]
+            user = pool._get_user(username)
+            if user:
+                return pool, pool.clients[client_id], user
+    raise NotAuthorizedError("Access Token has been revoked")
+
+
+def _allowed(pool: Any, client: Any, kind: str) -> set[str]:
+    """The attributes that a client may read or write; without a list, the standard ones."""
+    listed = client.extended_config.get(kind)
+    standard = cognito.CognitoIdpUserPoolAttribute.STANDARD_SCHEMA
+    return set(listed) if listed else set(standard)
+
+
+def _check_writable(pool: Any, client: Any, attributes: list[dict[str, str]]) -> None:
+    if flatten_attrs(attributes).keys() - _allowed(pool, client, "WriteAttributes"):
+        raise NotAuthorizedError("A client attempted to write unauthorized attribute")
+
+
+def _check_attributes(pool: Any, attributes: list[dict[str, str]], *, update: bool = False) -> None:
+    """Raises InvalidParameterException for what the pool's schema does not take."""
+    for name, value in flatten_attrs(attributes).items():
+        schema = pool.schema_attributes.get(name)
+        prefix = "Attributes did not conform to the schema: "
+        if schema is None:
+            raise InvalidParameterException(f"{prefix}Type for attribute {{{name}}} could not be determined")
+        if name == "sub" or (update and not schema.mutable):
+            raise InvalidParameterException(f"user.{name}: Attribute cannot be updated.")
+        if problem := _problem(schema, value):
+            raise InvalidParameterException(f"{prefix}{name}: {problem}")
+
+
+def _problem(schema: Any, value: str) -> str | None:
+    """Why the value does not fit its attribute."""
+    match schema.data_type:
+        case "Number":
+            limits = schema.number_constraints or {}
+            low, high = limits.get("MinValue"), limits.get("MaxValue")
+            if not re.fullmatch(r"-?\d+", value):
+                return "Attribute must be a number"
+            if (low and int(value) < int(low)) or (high and int(value) > int(high)):
+                return f"Attribute must be between {low} and {high}"
+        case "String":
+            limits = schema.string_constraints or {}
+            shortest = int(limits.get("MinLength") or 0)
+            longest = int(limits.get("MaxLength") or 2048)
+            if not shortest <= len(value) <= longest:
+                return f"String must have {shortest} to {longest} characters"
+        case "Boolean" if value not in ("true", "false"):
+            return "Attribute must be true or false"
+    if schema.name == "email" and not _looks_like(value):
+        return "Invalid email address format."
+    return None
+
+
+def _update(pool: Any, user: Any, attributes: list[dict[str, str]]) -> None:
+    blank = [entry["Name"] for entry in attributes if not entry.get("Value")]
+    filled = [entry for entry in attributes if entry.get("Value")]
+    _check_attributes(pool, filled, update=True)
+    _check_attributes(pool, [{"Name": name, "Value": "0"} for name in blank if name == "sub"])
+    values = flatten_attrs(filled)
+    if email := values.get("email"):
+        unique = "email" in (pool.extended_config.get("UsernameAttributes") or [])
+        if unique and pool._get_user(email) not in (None, user):
+            raise AliasExistsException
+        if email != user.attribute_lookup.get("email") and "email_verified" not in values:
+            filled = [*filled, {"Name": "email_verified", "Value": "false"}]
+    user.update_attributes(filled)
+    user.delete_attributes([name for name in blank if name in user.attribute_lookup])
+
+
+def _check_sign_in(pool: Any, client_id: str, flow: str, parameters: dict[str, str]) -> None:
+    client = pool.clients[client_id]
+    default = ["ALLOW_REFRESH_TOKEN_AUTH", "ALLOW_USER_SRP_AUTH", "ALLOW_CUSTOM_AUTH"]
+    allowed = client.extended_config.get("ExplicitAuthFlows") or default
+    full = {"REFRESH_TOKEN": "REFRESH_TOKEN_AUTH", "ADMIN_NO_SRP_AUTH": "ADMIN_USER_PASSWORD_AUTH"}
+    if not {flow, f"ALLOW_{full.get(flow, flow)}"} & set(allowed):
+        raise InvalidParameterException(f"{flow} flow not enabled for this client")
+    if "REFRESH_TOKEN" in flow:
+        issued = pool.refresh_tokens.get(parameters.get("REFRESH_TOKEN", ""))
+        if issued is None or pool._get_user(issued[1]) is None:
+            raise NotAuthorizedError("Refresh Token has been revoked")
+    elif pool._get_user(parameters.get("USERNAME", "")) is None:
+        if client.extended_config.get("PreventUserExistenceErrors") == "ENABLED":
+            raise NotAuthorizedError("Incorrect username or password.")
+        raise UserNotFoundError("User does not exist.")
+
+
+def _challenge(pool: Any, answer: Any) -> Any:
+    """NEW_PASSWORD_REQUIRED tells which user it is about."""
+    if answer and answer.get("ChallengeName") == "NEW_PASSWORD_REQUIRED":
+        username, _ = pool.backend.sessions[answer["Session"]]
+        user = pool._get_user(username)
+        attributes = {k: v for k, v in user.attribute_lookup.items() if k != "sub"}
+        answer["ChallengeParameters"] = {
+            "USER_ID_FOR_SRP": user.username,
+            "requiredAttributes": "[]",
+            "userAttributes": json.dumps(attributes),
+        }
+    return answer
+
+
+def _generate_password(pool: Any) -> str:
+    """A password that fits the pool's policy."""
+    policy = pool.extended_config.get("Policies", {}).get("PasswordPolicy", {})
+    length = max(int(policy.get("MinimumLength") or 8), 12)
+    kinds = [string.ascii_lowercase, string.ascii_uppercase, string.digits]
+    if policy.get("RequireSymbols", True):
+        kinds.append("!#%*+=?@")
+    letters = [secrets.choice(kind) for kind in kinds]
+    letters += [secrets.choice("".join(kinds)) for _ in range(length - len(letters))]
+    secrets.SystemRandom().shuffle(letters)
+    return "".join(letters)
+
+
+# ----------------------------------------------------------------------------------------- DynamoDB
+
+_transaction_lock = threading.Lock()
+_transactions: set[str] = set()
+
+
+@fixes(DynamoHandler)
+def transact_write_items(original: Any, handler: Any) -> Any:
+    """A transaction sent again with its token (the SDK's retry) has happened and is not repeated."""
+    token = handler.body.get("ClientRequestToken", "")
+    with _transaction_lock:
+        if token and token in _transactions:
+            return ActionResult({})
+        answer = original(handler)
+        _transactions.add(token)
+        return answer
+
+
+# ------------------------------------------------------------------------------------ Step Functions
+
+default_user_config["stepfunctions"] = {"execute_state_machine": True}
+
+# An error that a Catch handles is no error: moto logs each, with the whole program as text.
+logging.getLogger("moto.stepfunctions.parser").setLevel(logging.CRITICAL)
+EvalComponent._log_failure_event_exception = lambda *_, **__: None
+EvalComponent._log_exception = lambda *_, **__: None
+
+_start_lock = threading.Lock()
+_client_lock = threading.Lock()
+_clients: dict[tuple[str, str, str], Any] = {}
+
+
+def _sleep(seconds: float) -> None:
+    stopping.wait(seconds * retry_scale)
+
+
+retrier_decl.time = SimpleNamespace(sleep=_sleep)
+
+
+def client_for(region: str, service: str, state_credentials: Any = None) -> Any:
+    """The interpreter's client of a service: moto makes one for every task, at 0.2 s each."""
+    role = getattr(state_credentials, "role_arn", "")
+    with _client_lock:
+        key = (endpoint, service, role)
+        if key not in _clients:
+            _clients[key] = boto3.client(
+                service,
+                region_name=region,
+                endpoint_url=endpoint,
+                aws_access_key_id=access_keys.get(role, "local"),
+                aws_secret_access_key="local",
+                config=Config(
+                    parameter_validation=False,
+                    proxies={},
+                    retries={"total_max_attempts": 1},
+                    read_timeout=None,
+                    max_pool_connections=100,
+                ),
+            )
+        return _clients[key]
+
+
+def close_clients() -> None:
+    """Closes the interpreter's connections."""
+    with _client_lock:
+        for client in _clients.values():
+            client.close()
+        _clients.clear()
+
+
+_original_client_for = boto_client.boto_client_for
+for _module in [m for name, m in sys.modules.items() if name.startswith("moto.stepfunctions.")]:
+    if getattr(_module, "boto_client_for", None) is _original_client_for:
+        _module.boto_client_for = client_for
+
+
+@fixes(StepFunctionsParserBackend)
+def start_execution(
+    original: Any,
+    backend: Any,
+    state_machine_arn: str,
+    name: str | None = None,
+    execution_input: str | None = None,
+    trace_header: Any = None,
+) -> Any:
+    """One name is one execution, also when two ask at once; without a name, AWS makes one up."""
+    with _start_lock:
+        name = name or str(uuid.uuid4())
+        return original(backend, state_machine_arn, name, execution_input or "{}", trace_header)
+
+
+@fixes(ExecutionWorker)
+def _get_evaluation_entrypoint(original: Any, worker: Any) -> Any:
+    """Starting an execution is cheap: moto parses the definition anew, for 65 ms of ours."""
+    return _program(worker._evaluation_details.state_machine_details.definition)
+
+
+@functools.lru_cache(maxsize=8)
+def _program(definition: str) -> Any:
+    # What an execution remembers is in its environment, not in the program.
+    return AmazonStateLanguageParser.parse(definition)[0]
+
+
+@fixes(ExecutionWorker)
+def _execution_logic(original: Any, worker: Any) -> None:
+    """An execution ends in any case; whoever waits for it is told."""
+    execution = worker._execution_communication.execution
+    try:
+        original(worker)
+    except Exception as error:
+        execution.error, execution.cause = "States.Runtime", repr(error)
+        execution.stop_date = datetime.now(UTC)
+        execution.exec_status = ExecutionStatus.FAILED
+    finally:
+        with execution_ended:
+            execution_ended.notify_all()
+
+
+@fixes(StateTaskLambda)
+def _from_error(original: Any, state: Any, env: Any, ex: Exception) -> FailureEvent:
+    """A refusal of the Lambda service is `Lambda.` and the name of the exception in its Java SDK."""
+    if isinstance(ex, ClientError):
+        client = client_for(env.aws_execution_details.region, "lambda")
+        modelled = {e.name for e in client.meta.service_model.operation_model("Invoke").error_shapes}
+        code = ex.response["Error"]["Code"]
+        error = f"Lambda.{code if code in modelled else 'AWSLambdaException'}"
+        cause = ex.response["Error"]["Message"]
+    elif isinstance(ex, BotoCoreError):
+        error, cause = "Lambda.SdkClientException", str(ex)
+    else:
+        failure: FailureEvent = original(state, env, ex)
+        return failure
+    return FailureEvent(
+        env=env,
+        error_name=CustomErrorName(error),
+        event_type=HistoryEventType.LambdaFunctionFailed,
+        event_details=EventDetails(
+            lambdaFunctionFailedEventDetails=LambdaFunctionFailedEventDetails(error=error, cause=cause)
+        ),
+    )
+
+
+@fixes(Environment)
+def set_error(original: Any, env: Any, error: Any) -> None:
+    """A task that fails after the execution was stopped or timed out changes nothing."""
+    if env.is_running():
+        original(env, error)
+
+
+@fixes(BaseExecutionWorkerCommunication)
+def _reflect_execution_status(original: Any, communication: Any) -> None:
+    """An output that is a text is still JSON."""
+    original(communication)
+    execution = communication.execution
+    if isinstance(execution.output, str):
+        execution.output = json.dumps(execution.output)
+
+
+@fixes(Execution)
+def get_start_execution_details(original: Any, execution: Any) -> Any:
+    """`$$.Execution.StartTime` is a text."""
+    details = original(execution)
+    details.start_time = execution.start_date.isoformat(timespec="milliseconds")[:-6] + "Z"
+    return details
+
+
+@fixes(StepFunctionResponse)
+def stop_execution(original: Any, response: Any) -> ActionResult:
+    """StopExecution ends it at once, whatever its task still does, and keeps error and cause."""
+    backend = response.stepfunction_backend
+    execution = backend.describe_execution(response._get_param("executionArn"))
+    if execution.exec_status == ExecutionStatus.RUNNING:
+        execution.error = response._get_param("error")
+        execution.cause = response._get_param("cause")
+        execution.stop_date = datetime.now(UTC)
+        execution.stop(execution.stop_date, execution.error or "", execution.cause or "")
+        with execution_ended:
+            execution.exec_status = ExecutionStatus.ABORTED
+            execution_ended.notify_all()
+    return ActionResult({"stopDate": execution.stop_date})
+
+
+@fixes(StepFunctionResponse)
+def get_execution_history(original: Any, response: Any) -> ActionResult:
+    """`reverseOrder` and `maxResults` are honoured."""
+    backend = response.stepfunction_backend
+    history = backend.get_execution_history(response._get_param("executionArn"))["events"]
+    events = list(reversed(history) if response._get_param("reverseOrder") else history)
+    start = int(response._get_param("nextToken") or 0)
+    end = start + int(response._get_param("maxResults") or 1000)
+    more = {"nextToken": str(end)} if end < len(events) else {}
+    return ActionResult({"events": events[start:end], **more})

@@ -1,0 +1,249 @@
+"""What the roles of the template allow, and which AWS calls were made by whom.
+
+Every function and state machine signs with an access key of its own, so that each call that arrives at the
+local endpoint can be told apart, recorded, and refused where its role does not allow it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote
+
+from werkzeug.wrappers import Request, Response
+
+from .template import Template, TemplateError
+
+INVOKE_PATH = re.compile(r"/2015-03-31/functions/([^/]+)/invocations/?")
+
+_CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d+/([^/]+)/([^/]+)/aws4_request")
+_IAM_PREFIXES = {"email": "ses", "monitoring": "cloudwatch"}
+_TRANSACTION_ACTIONS = {
+    "ConditionCheck": "dynamodb:ConditionCheckItem",
+    "Delete": "dynamodb:DeleteItem",
+    "Get": "dynamodb:GetItem",
+    "Put": "dynamodb:PutItem",
+    "Update": "dynamodb:UpdateItem",
+}
+
+
+class Call(NamedTuple):
+    """One authorised action: who asked, `service:Action`, and the ARN where the request tells it."""
+
+    function: str
+    action: str
+    resource: str | None
+
+
+class AwsCall(NamedTuple):
+    """A request to the endpoint: who signed it, for which service, and the actions that it needs."""
+
+    access_key: str
+    service: str
+    operation: str
+    needs: tuple[tuple[str, str | None], ...]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of an IAM policy. Both sides may hold `*` and `?`."""
+
+    allows: bool
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+
+    def matches(self, action: str, resource: str | None) -> bool:
+        """Whether the statement speaks of this; a resource that is not known matches any."""
+        return _any_matches(self.actions, action, re.IGNORECASE) and (
+            resource is None or _any_matches(self.resources, resource)
+        )
+
+
+@dataclass(frozen=True)
+class Role:
+    """The inline policies of an `AWS::IAM::Role`. AWS's managed policies only let it write logs and traces."""
+
+    logical_id: str
+    statements: tuple[Statement, ...]
+
+    def allows(self, action: str, resource: str | None) -> bool:
+        """IAM's decision: some statement allows it and none denies it."""
+        verdicts = {entry.allows for entry in self.statements if entry.matches(action, resource)}
+        return verdicts == {True}
+
+
+def access_key_of(logical_id: str) -> str:
+    """The access key that the function or state machine signs with."""
+    return "ASIA" + hashlib.sha256(logical_id.encode()).hexdigest()[:16].upper()
+
+
+def roles(template: Template) -> dict[str, Role]:
+    """The roles of the template by logical id. Everything they refer to must exist."""
+    return {
+        resource.logical_id: Role(
+            resource.logical_id,
+            tuple(
+                _statement(resource.logical_id, template.resolve(statement))
+                for policy in resource.properties.get("Policies", [])
+                for statement in _listed(policy["PolicyDocument"]["Statement"])
+            ),
+        )
+        for resource in template.of_type("AWS::IAM::Role")
+    }
+
+
+class Permissions:
+    """Decides and records the calls of the template's functions and state machines."""
+
+    def __init__(self, template: Template) -> None:
+        self.calls: list[Call] = []
+        self.denied: list[Call] = []
+        self._template = template
+        self._lock = threading.Lock()
+        by_id = roles(template)
+        self._callers: dict[str, tuple[str, Role]] = {}
+        for resource in template.of_type("AWS::Lambda::Function", "AWS::StepFunctions::StateMachine"):
+            arn = resource.properties.get("Role") or resource.properties["RoleArn"]
+            role = template.resolve(arn).rsplit("/", 1)[-1]
+            if role not in by_id:
+                raise TemplateError(f"{resource.logical_id}: its role {arn} is not in the template")
+            key = access_key_of(resource.logical_id)
+            self._callers[key] = (resource.logical_id, by_id[role])
+
+    def caller(self, call: AwsCall) -> str | None:
+        """The logical id of who signed; None is the outside world, which may do anything."""
+        found = self._callers.get(call.access_key)
+        return found[0] if found else None
+
+    def check(self, call: AwsCall) -> Response | None:
+        """Records the call. The answer is AWS's refusal, or None when the role allows it."""
+        if call.access_key not in self._callers:
+            return None
+        function, role = self._callers[call.access_key]
+        refused = None
+        with self._lock:
+            for action, resource in call.needs:
+                record = Call(function, action, resource)
+                self.calls.append(record)
+                if not role.allows(action, resource):
+                    self.denied.append(record)
+                    refused = refused or record
+        if refused is None:
+            return None
+        account = self._template.pseudo["AWS::AccountId"]
+        return aws_error(
+            "AccessDeniedException",
+            f"User: arn:aws:sts::{account}:assumed-role/{role.logical_id}/{function} is not "
+            f"authorized to perform: {refused.action} on resource: {refused.resource or '*'} "
+            f"because no identity-based policy allows the {refused.action} action",
+            status=403 if call.service == "lambda" else 400,
+        )
+
+    def read(self, request: Request, body: bytes) -> AwsCall | None:
+        """What a signed request asks for; None for a request without a SigV4 signature."""
+        signature = _CREDENTIAL.search(request.headers.get("Authorization", ""))
+        if signature is None:
+            return None
+        key, _, scope = signature.groups()
+        service = _IAM_PREFIXES.get(scope, scope)
+        operation = _operation(request, body)
+        needs = tuple(self._needs(service, operation, request, _json(body)))
+        return AwsCall(key, service, operation, needs)
+
+    def _needs(
+        self, service: str, operation: str, request: Request, body: Mapping[str, Any]
+    ) -> Iterable[tuple[str, str | None]]:
+        action = f"{service}:{operation}"
+        match service:
+            case "dynamodb" if "TransactItems" in body:
+                for entry in body["TransactItems"]:
+                    for kind, item in entry.items():
+                        yield _TRANSACTION_ACTIONS[kind], self._table(item)
+            case "dynamodb" if "RequestItems" in body:
+                for table in body["RequestItems"]:
+                    yield action, self._table({"TableName": table})
+            case "dynamodb" if "TableName" in body:
+                yield action, self._table(body)
+            case "cognito-idp" if "UserPoolId" in body:
+                yield action, self._arn("cognito-idp", f"userpool/{body['UserPoolId']}")
+            case "secretsmanager" if "SecretId" in body:
+                yield action, self._secret(body["SecretId"])
+            case "states":
+                yield action, body.get("stateMachineArn") or body.get("executionArn")
+            case "lambda" if path := INVOKE_PATH.fullmatch(unquote(request.path)):
+                name = path[1].split(":")[6 if path[1].startswith("arn:") else 0]
+                yield action, self._arn("lambda", f"function:{name}")
+            case _:
+                yield action, None
+
+    def _table(self, body: Mapping[str, Any]) -> str:
+        name = body["TableName"]
+        arn = name if name.startswith("arn:") else self._arn("dynamodb", f"table/{name}")
+        return f"{arn}/index/{body['IndexName']}" if "IndexName" in body else arn
+
+    def _secret(self, secret_id: str) -> str:
+        """A secret's full ARN: it may be asked for by name, or without the six characters at its end."""
+        prefix = secret_id if secret_id.startswith("arn:") else self._arn("secretsmanager", f"secret:{secret_id}")
+        full = re.compile(re.escape(prefix) + "(-[A-Za-z0-9]{6})?")
+        refs = (str(physical.ref) for physical in self._template.physical.values())
+        return next((ref for ref in refs if full.fullmatch(ref)), prefix)
+
+    def _arn(self, service: str, resource: str) -> str:
+        pseudo = self._template.pseudo
+        return f"arn:aws:{service}:{pseudo['AWS::Region']}:{pseudo['AWS::AccountId']}:{resource}"
+
+
+def aws_error(code: str, message: str, status: int = 400) -> Response:
+    """An error in the shape of AWS's JSON services; the header serves the REST ones (Lambda) too."""
+    return Response(
+        json.dumps({"__type": code, "message": message, "Message": message}),
+        status,
+        content_type="application/x-amz-json-1.0",
+        headers={"x-amzn-ErrorType": code},
+    )
+
+
+def _operation(request: Request, body: bytes) -> str:
+    """The IAM action of a request in one of AWS's protocols."""
+    if target := request.headers.get("X-Amz-Target"):
+        return target.rsplit(".", 1)[1]
+    if INVOKE_PATH.fullmatch(unquote(request.path)):
+        return "InvokeFunction"
+    if "/operation/" in request.path:
+        return request.path.rsplit("/", 1)[1]
+    if request.mimetype == "application/x-www-form-urlencoded":
+        return parse_qs(body.decode()).get("Action", ["?"])[0]
+    return f"{request.method} {request.path}"
+
+
+def _statement(role: str, document: Mapping[str, Any]) -> Statement:
+    if unknown := document.keys() - {"Sid", "Effect", "Action", "Resource"}:
+        raise TemplateError(f"{role}: the local stack cannot judge {', '.join(sorted(unknown))}")
+    return Statement(
+        document["Effect"] == "Allow",
+        tuple(_listed(document["Action"])),
+        tuple(_listed(document["Resource"])),
+    )
+
+
+def _any_matches(patterns: Iterable[str], value: str, flags: int = 0) -> bool:
+    return any(
+        re.fullmatch(re.escape(pattern).replace(r"\*", ".*").replace(r"\?", "."), value, flags) for pattern in patterns
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _json(body: bytes) -> Mapping[str, Any]:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,125 @@
+"""The deployed application as data: the state machine, the template as CloudFormation sees it, and the sources.
+
+Each rule is a function of an Application that returns its problems, so that a test can show it an application that is
+broken on purpose.
+"""
+
+import ast
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+from samtranslator.parser.parser import Parser
+from samtranslator.translator.translator import Translator
+from samtranslator.yaml_helper import yaml_parse
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@dataclass
+class Application:
+    """What is deployed. `sources`: path below functions/ -> Python text. `tests`: all test modules, as one text."""
+
+    definition: dict[str, Any]
+    template: dict[str, Any]
+    sources: dict[str, str]
+    tests: str = field(repr=False, default="")
+
+    @property
+    def states(self) -> dict[str, Any]:
+        return dict(self.definition["States"])
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        return {name: state for name, state in self.states.items() if state["Type"] == "Task"}
+
+    @property
+    def handlers(self) -> dict[str, str]:
+        """The sources that are Lambda functions: all that lie beside the package."""
+        return {path: text for path, text in self.sources.items() if "/" not in path}
+
+    def resources(self, kind: str) -> dict[str, Any]:
+        """Logical id -> properties."""
+        return {
+            name: body.get("Properties", {})
+            for name, body in self.template["Resources"].items()
+            if body["Type"] == kind
+        }
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        return self.resources("AWS::Lambda::Function")
+
+    def source_of(self, function: str) -> str:
+        """The source of a function of the template; empty when there is none."""
+        return self.sources.get(f"{self.functions[function]['Handler'].removesuffix('.handler')}.py", "")
+
+
+Rule = Callable[[Application], list[str]]
+Break = Callable[[Application], object]
+
+
+def application() -> Application:
+    """The application as it is in the repository; the caller may break it."""
+    return copy.deepcopy(_APPLICATION)
+
+
+def broken(by: Break) -> Application:
+    """The application with one thing spoilt."""
+    spoilt = application()
+    by(spoilt)
+    return spoilt
+
+
+def imports(source: str) -> set[str]:
+    """Every module that a source imports, by full name (`from gateway import aws` is gateway.aws too)."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{name.name}" for name in node.names)
+    return found
+
+
+def calls(source: str, *functions: str) -> list[str]:
+    """The first arguments, as far as they are texts, of all calls of functions or methods with these names."""
+    return [
+        node.args[0].value if isinstance(node.args[0], ast.Constant) else ast.unparse(node.args[0])
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in functions
+    ]
+
+
+def _translated() -> dict[str, Any]:
+    source = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
+    for properties in (source["Globals"]["Function"], *(each["Properties"] for each in source["Resources"].values())):
+        for name in ("CodeUri", "ContentUri", "DefinitionUri"):
+            if name in properties:  # SAM's translator takes what "sam package" leaves
+                properties[name] = f"s3://package/{properties[name]}"
+    session = boto3.Session(region_name="us-east-1")
+    translated = Translator({}, Parser(), boto_session=session).translate(source, {})
+    return dict(json.loads(json.dumps(translated)))
+
+
+def _read() -> Application:
+    functions = REPOSITORY / "functions"
+    machine = REPOSITORY / "statemachine" / "fulfillment.asl.json"
+    tests = [path for path in (REPOSITORY / "tests").rglob("test_*.py") if path.parent != Path(__file__).parent]
+    return Application(
+        definition=json.loads(machine.read_text(encoding="utf-8")),
+        template=_translated(),
+        sources={
+            path.relative_to(functions).as_posix(): path.read_text(encoding="utf-8")
+            for path in sorted(functions.rglob("*.py"))
+        },
+        tests="\n".join(path.read_text(encoding="utf-8") for path in sorted(tests)),
+    )
+
+
+_APPLICATION = _read()

@@ -1,0 +1,427 @@
+"""The template as CloudFormation sees it (translated by SAM), checked by rules of our own and by cfn-lint."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cfnlint.api import ManualArgs, lint
+
+from tests.template.conftest import Application, Break, Rule, application, broken, calls, imports
+
+# AWS's own policies: writing logs, writing traces. Both have to name every resource.
+MANAGED_POLICIES = {
+    "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole",
+    "arn:aws:iam::aws:policy/AWSXrayWriteOnlyAccess",
+}
+# Calls that take no resource, so that their statement must name all.
+WITHOUT_RESOURCE = {("FulfillmentStateMachineRole", "DeliverLogs")}
+OURS = {
+    "custom:num_dapps",
+    "custom:payment_status",
+    "custom:payment_provider",
+    "custom:stripe_customer_id",
+    "custom:disabled_by",
+}
+OUTPUTS = {"WebhookUrl", "UserPoolId", "UserPoolClientId", "StateMachineArn", "OrdersTable"}
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _statements(app: Application) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name, role in app.resources("AWS::IAM::Role").items():
+        for policy in role.get("Policies", []):
+            for statement in policy["PolicyDocument"]["Statement"]:
+                yield name, statement
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from _texts(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
+
+
+def _settings_read(app: Application, function: str) -> set[str]:
+    """What a function's module, and the modules of the package that it imports, read from the environment."""
+    read: set[str] = set()
+    seen: set[str] = set()
+    left = [app.source_of(function)]
+    while left:
+        source = left.pop()
+        read.update(calls(source, "required", "whole_number"))
+        for module in imports(source) - seen:
+            seen.add(module)
+            path = f"{module.replace('.', '/')}.py"
+            if path in app.sources:
+                left.append(app.sources[path])
+    return read - {"name"}  # settings.py itself
+
+
+# ------------------------------------------------------------------ functions and their rights
+
+
+def functions_and_files_are_one_to_one(app: Application) -> list[str]:
+    files = {f"{function['Handler'].removesuffix('.handler')}.py" for function in app.functions.values()}
+    problems = [f"functions/{path} and the template do not know each other" for path in files ^ app.handlers.keys()]
+    if len(files) < len(app.functions):
+        problems.append("two functions run the same file")
+    return problems
+
+
+def functions_are_made_alike(app: Application) -> list[str]:
+    problems = []
+    for name, function in app.functions.items():
+        if function.get("Runtime") != "python3.13":
+            problems.append(f"{name} runs on {function.get('Runtime')}")
+        if function.get("TracingConfig") != {"Mode": "Active"}:
+            problems.append(f"{name} is not traced")
+        if function.get("LoggingConfig", {}).get("LogGroup", {}).get("Ref") not in app.template["Resources"]:
+            problems.append(f"{name} logs to a group that is kept for ever")
+        if not function.get("Description"):
+            problems.append(f"{name} does not say what it does")
+    return problems
+
+
+def every_function_has_a_role_of_its_own(app: Application) -> list[str]:
+    roles = {name: json.dumps(function["Role"]) for name, function in app.functions.items()}
+    return [
+        f"{name} has the role {role}"
+        for name, role in roles.items()
+        if role != json.dumps({"Fn::GetAtt": [f"{name}Role", "Arn"]})
+        or f"{name}Role" not in app.resources("AWS::IAM::Role")
+    ]
+
+
+def managed_policies_are_few(app: Application) -> list[str]:
+    return [
+        f"{name} has {policy}"
+        for name, role in app.resources("AWS::IAM::Role").items()
+        for policy in role.get("ManagedPolicyArns", [])
+        if policy not in MANAGED_POLICIES
+    ]
+
+
+def resources_are_named(app: Application) -> list[str]:
+    return [
+        f"{name}, {statement.get('Sid')}: a right on {text}"
+        for name, statement in _statements(app)
+        if (name, statement.get("Sid")) not in WITHOUT_RESOURCE
+        for text in _texts(statement.get("Resource", "*"))
+        if "*" in text
+    ]
+
+
+def actions_are_named(app: Application) -> list[str]:
+    return [
+        f"{name}, {statement.get('Sid')}: {action}"
+        for name, statement in _statements(app)
+        for action in listed(statement.get("Action", "*"))
+        if "*" in action
+    ]
+
+
+def statements_say_what_they_are_for(app: Application) -> list[str]:
+    return [f"{name} has a statement without Sid" for name, statement in _statements(app) if not statement.get("Sid")]
+
+
+def the_machine_may_invoke_its_tasks_only(app: Application) -> list[str]:
+    may = {
+        json.dumps(resource)
+        for name, statement in _statements(app)
+        if name == "FulfillmentStateMachineRole" and "lambda:InvokeFunction" in listed(statement["Action"])
+        for resource in listed(statement["Resource"])
+    }
+    must = {json.dumps({"Fn::GetAtt": [f"{name}Function", "Arn"]}) for name in app.tasks}
+    return [f"the machine may, or must, invoke {resource}" for resource in sorted(may ^ must)]
+
+
+def variables_are_read_and_given(app: Application) -> list[str]:
+    problems = []
+    for name, function in app.functions.items():
+        given = function.get("Environment", {}).get("Variables", {}).keys()
+        given = {variable for variable in given if not variable.startswith("POWERTOOLS_")}
+        read = _settings_read(app, name)
+        problems += [f"{name} reads {variable}, which it is not given" for variable in sorted(read - given)]
+        problems += [f"{name} is given {variable}, which it does not read" for variable in sorted(given - read)]
+    return problems
+
+
+# ------------------------------------------------------------------ what is remembered
+
+
+def log_groups_forget(app: Application) -> list[str]:
+    groups = app.resources("AWS::Logs::LogGroup")
+    return [f"{name} keeps its logs for ever" for name, group in groups.items() if not group.get("RetentionInDays")]
+
+
+def tables_are_safe(app: Application) -> list[str]:
+    problems = []
+    for name, table in app.resources("AWS::DynamoDB::Table").items():
+        body = app.template["Resources"][name]
+        checks = {
+            "cannot be restored to a point in time": table.get("PointInTimeRecoverySpecification")
+            == {"PointInTimeRecoveryEnabled": True},
+            "is not encrypted with a key of KMS": table.get("SSESpecification", {}).get("SSEEnabled"),
+            "can be deleted": table.get("DeletionProtectionEnabled"),
+            "is not on demand": table.get("BillingMode") == "PAY_PER_REQUEST",
+            "goes with the stack": body.get("DeletionPolicy") == "Retain",
+            "goes when it is replaced": body.get("UpdateReplacePolicy") == "Retain",
+        }
+        problems += [f"{name} {problem}" for problem, fine in checks.items() if not fine]
+    return problems
+
+
+def pools_are_safe(app: Application) -> list[str]:
+    problems = []
+    for name, pool in app.resources("AWS::Cognito::UserPool").items():
+        body = app.template["Resources"][name]
+        attributes = {f"custom:{each['Name']}": each for each in pool.get("Schema", [])}
+        checks = {
+            "tells upper from lower case": pool.get("UsernameConfiguration") == {"CaseSensitive": False},
+            "lets anybody sign up": pool.get("AdminCreateUserConfig", {}).get("AllowAdminCreateUserOnly"),
+            "does not sign in by e-mail": pool.get("UsernameAttributes") == ["email"],
+            "can be deleted": pool.get("DeletionProtection") == "ACTIVE",
+            "goes with the stack": body.get("DeletionPolicy") == "Retain",
+            "goes when it is replaced": body.get("UpdateReplacePolicy") == "Retain",
+            "lacks an attribute, or has one too many": attributes.keys() == OURS,
+            "has an attribute that cannot be written": all(each.get("Mutable") for each in attributes.values()),
+            "counts dapps in something else than numbers": attributes.get("custom:num_dapps", {}).get(
+                "AttributeDataType"
+            )
+            == "Number",
+        }
+        problems += [f"{name} {problem}" for problem, fine in checks.items() if not fine]
+    return problems
+
+
+def nobody_writes_their_own_limit(app: Application) -> list[str]:
+    problems = []
+    for name, client in app.resources("AWS::Cognito::UserPoolClient").items():
+        # Without a list, a client may write every standard attribute: the e-mail as well.
+        writable = set(client.get("WriteAttributes", ["email"]))
+        problems += [f"{name} may write {attribute}" for attribute in sorted(writable & (OURS | {"email"}))]
+        if client.get("PreventUserExistenceErrors") != "ENABLED":
+            problems.append(f"{name} tells who has an account")
+        if client.get("EnableTokenRevocation") is not True:
+            problems.append(f"{name} cannot be signed out of")
+    return problems
+
+
+# ------------------------------------------------------------------ the way in and out
+
+
+def the_way_in_is_throttled(app: Application) -> list[str]:
+    problems = []
+    stages = app.resources("AWS::ApiGatewayV2::Stage")
+    for name, stage in stages.items():
+        limits = stage.get("DefaultRouteSettings", {})
+        if not (limits.get("ThrottlingRateLimit") and limits.get("ThrottlingBurstLimit")):
+            problems.append(f"{name} is not throttled")
+        if not stage.get("AccessLogSettings", {}).get("DestinationArn"):
+            problems.append(f"{name} logs no requests")
+    if not app.functions["WebhookFunction"].get("ReservedConcurrentExecutions"):
+        problems.append("the webhook may use up the account's concurrency")
+    return problems if stages else ["there is no way in"]
+
+
+def the_only_open_route_is_the_webhook(app: Application) -> list[str]:
+    """Stripe signs what it sends; everything else needs an authorizer."""
+    routes = {
+        (method.upper(), path): operation
+        for api in app.resources("AWS::ApiGatewayV2::Api").values()
+        for path, methods in api["Body"]["paths"].items()
+        for method, operation in methods.items()
+    }
+    return [
+        f"{method} {path} is open to everybody"
+        for (method, path), operation in routes.items()
+        if (method, path) != ("POST", "/create") and not operation.get("security")
+    ] + ([] if ("POST", "/create") in routes else ["POST /create is not there"])
+
+
+def outputs_are_there(app: Application) -> list[str]:
+    return [f"the output {name} is missing" for name in sorted(OUTPUTS - app.template["Outputs"].keys())]
+
+
+def parameters_say_what_they_mean(app: Application) -> list[str]:
+    plain = {"Architecture"}
+    parameters = app.template["Parameters"].items()
+    return [
+        f"parameter {name} has no description"
+        for name, each in parameters
+        if not each.get("Description") and name not in plain
+    ]
+
+
+def nothing_secret_is_written_down(app: Application) -> list[str]:
+    text = json.dumps([app.template, app.definition, app.sources])
+    found = re.findall(r"\b(?:sk|rk)_(?:live|test)_\w+|\bwhsec_\w+|\bAKIA\w{16}\b", text)
+    return [f"a secret in the open: {secret[:10]}" for secret in found]
+
+
+# ------------------------------------------------------------------ each rule, and what it would find
+
+
+def _resource(name: str, **changes: Any) -> Break:
+    return lambda app: app.template["Resources"][name]["Properties"].update(changes)
+
+
+def _body(name: str, **changes: Any) -> Break:
+    return lambda app: app.template["Resources"][name].update(changes)
+
+
+def _lacking(name: str, key: str) -> Break:
+    return lambda app: app.template["Resources"][name]["Properties"].pop(key)
+
+
+def _statement(name: str, **changes: Any) -> Break:
+    def breaks(app: Application) -> None:
+        policy = app.resources("AWS::IAM::Role")[name]["Policies"][0]
+        policy["PolicyDocument"]["Statement"][0].update(changes)
+
+    return breaks
+
+
+def _variable(function: str, change: Callable[[dict[str, Any]], object]) -> Break:
+    return lambda app: change(app.functions[function]["Environment"]["Variables"])
+
+
+def _source(path: str, old: str, new: str) -> Break:
+    return lambda app: app.sources.update({path: app.sources[path].replace(old, new)})
+
+
+def _attributes(change: Callable[[list[dict[str, Any]]], object]) -> Break:
+    return lambda app: change(app.resources("AWS::Cognito::UserPool")["UserPool"]["Schema"])
+
+
+def _route(path: str, **operation: Any) -> Break:
+    return lambda app: app.resources("AWS::ApiGatewayV2::Api")["Api"]["Body"]["paths"].update({path: operation})
+
+
+BROKEN: list[tuple[Rule, Break]] = [
+    (functions_and_files_are_one_to_one, lambda app: app.sources.update({"new_step.py": ""})),
+    (functions_and_files_are_one_to_one, lambda app: app.sources.pop("run_due.py")),
+    (functions_and_files_are_one_to_one, _resource("RunDueFunction", Handler="webhook.handler")),
+    (functions_are_made_alike, _resource("RunDueFunction", Runtime="python3.12")),
+    (functions_are_made_alike, _lacking("RunDueFunction", "TracingConfig")),
+    (functions_are_made_alike, _lacking("RunDueFunction", "LoggingConfig")),
+    (functions_are_made_alike, _lacking("RunDueFunction", "Description")),
+    (
+        every_function_has_a_role_of_its_own,
+        _resource("RunDueFunction", Role={"Fn::GetAtt": ["WebhookFunctionRole", "Arn"]}),
+    ),
+    (every_function_has_a_role_of_its_own, lambda app: app.template["Resources"].pop("RunDueFunctionRole")),
+    (
+        managed_policies_are_few,
+        _resource("RunDueFunctionRole", ManagedPolicyArns=["arn:aws:iam::aws:policy/AdministratorAccess"]),
+    ),
+    (resources_are_named, _statement("RunDueFunctionRole", Resource="*")),
+    (resources_are_named, _statement("RunDueFunctionRole", Resource={"Fn::Sub": "${OrdersTable.Arn}/index/*"})),
+    (resources_are_named, _statement("FulfillmentStateMachineRole", Resource="*")),
+    (actions_are_named, _statement("RunDueFunctionRole", Action="dynamodb:*")),
+    (actions_are_named, _statement("RunDueFunctionRole", Action=["dynamodb:Query", "states:Start*"])),
+    (statements_say_what_they_are_for, _statement("RunDueFunctionRole", Sid="")),
+    (
+        the_machine_may_invoke_its_tasks_only,
+        _statement("FulfillmentStateMachineRole", Resource={"Fn::GetAtt": ["WebhookFunction", "Arn"]}),
+    ),
+    (variables_are_read_and_given, _variable("RunDueFunction", lambda given: given.pop("STATE_MACHINE_ARN"))),
+    (variables_are_read_and_given, _variable("RunDueFunction", lambda given: given.update(USER_POOL_ID="pool"))),
+    (variables_are_read_and_given, _source("run_due.py", '"STRIPE_MODE"', '"STRIPE_MODUS"')),
+    (
+        variables_are_read_and_given,
+        _source("gateway/people.py", "def ", "COLOUR = required('COLOUR')\n\n\ndef "),
+    ),
+    (log_groups_forget, _lacking("FunctionLogs", "RetentionInDays")),
+    (tables_are_safe, _lacking("OrdersTable", "PointInTimeRecoverySpecification")),
+    (tables_are_safe, _resource("OrdersTable", SSESpecification={"SSEEnabled": False})),
+    (tables_are_safe, _lacking("OrdersTable", "DeletionProtectionEnabled")),
+    (tables_are_safe, _lacking("OrdersTable", "BillingMode")),
+    (tables_are_safe, _body("OrdersTable", DeletionPolicy="Delete")),
+    (tables_are_safe, _body("OrdersTable", UpdateReplacePolicy="Delete")),
+    (pools_are_safe, _lacking("UserPool", "UsernameConfiguration")),
+    (pools_are_safe, _lacking("UserPool", "AdminCreateUserConfig")),
+    (pools_are_safe, _resource("UserPool", UsernameAttributes=["email", "phone_number"])),
+    (pools_are_safe, _lacking("UserPool", "DeletionProtection")),
+    (pools_are_safe, _body("UserPool", DeletionPolicy="Delete")),
+    (pools_are_safe, _body("UserPool", UpdateReplacePolicy="Delete")),
+    (pools_are_safe, _attributes(lambda schema: schema.pop())),
+    (pools_are_safe, _attributes(lambda schema: schema[0].update(Mutable=False))),
+    (pools_are_safe, _attributes(lambda schema: schema[0].update(AttributeDataType="String"))),
+    (nobody_writes_their_own_limit, _resource("UserPoolClient", WriteAttributes=["name", "custom:num_dapps"])),
+    (nobody_writes_their_own_limit, _resource("UserPoolClient", WriteAttributes=["email"])),
+    (nobody_writes_their_own_limit, _lacking("UserPoolClient", "WriteAttributes")),
+    (nobody_writes_their_own_limit, _lacking("UserPoolClient", "PreventUserExistenceErrors")),
+    (nobody_writes_their_own_limit, _lacking("UserPoolClient", "EnableTokenRevocation")),
+    (the_way_in_is_throttled, _lacking("ApiApiGatewayDefaultStage", "DefaultRouteSettings")),
+    (the_way_in_is_throttled, _lacking("ApiApiGatewayDefaultStage", "AccessLogSettings")),
+    (the_way_in_is_throttled, _lacking("WebhookFunction", "ReservedConcurrentExecutions")),
+    (the_way_in_is_throttled, lambda app: app.template["Resources"].pop("ApiApiGatewayDefaultStage")),
+    (the_only_open_route_is_the_webhook, _route("/delete", post={"responses": {}})),
+    (the_only_open_route_is_the_webhook, _route("/create", get={"security": [{"AWS_IAM": []}]})),
+    *((outputs_are_there, lambda app, name=name: app.template["Outputs"].pop(name)) for name in sorted(OUTPUTS)),
+    (parameters_say_what_they_mean, lambda app: app.template["Parameters"]["MaxDapps"].pop("Description")),
+    (
+        nothing_secret_is_written_down,
+        _variable("WebhookFunction", lambda given: given.update(KEY="sk_test_" + "1" * 9)),
+    ),
+    (nothing_secret_is_written_down, _source("webhook.py", "import time", f"SECRET = 'whsec_{1:09}'")),
+]
+RULES = list(dict.fromkeys(rule for rule, _ in BROKEN))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_template_keeps_the_rule(rule: Rule) -> None:
+    assert rule(application()) == []
+
+
+@pytest.mark.parametrize(("rule", "by"), BROKEN)
+def test_the_rule_finds_a_broken_template(rule: Rule, by: Break) -> None:
+    assert rule(broken(by)) != []
+
+
+# ------------------------------------------------------------------ cfn-lint
+
+
+def linted(template: dict[str, Any]) -> list[str]:
+    """cfn-lint's errors and warnings."""
+    found = lint(json.dumps(template), config=ManualArgs(regions=["us-east-1", "eu-central-1"]))
+    return [str(match) for match in found]
+
+
+def _with_the_definition(app: Application) -> dict[str, Any]:
+    """cfn-lint looks at no definition in a file, so it gets the machine with its definition in it."""
+    (machine,) = app.resources("AWS::StepFunctions::StateMachine").values()
+    kept = {key: value for key, value in machine.items() if key != "DefinitionS3Location"}
+    app.template["Resources"]["FulfillmentStateMachine"]["Properties"] = {**kept, "Definition": app.definition}
+    return app.template
+
+
+def test_cfn_lint_finds_nothing() -> None:
+    assert linted(application().template) == []
+
+
+def test_cfn_lint_finds_nothing_in_the_definition() -> None:
+    assert linted(_with_the_definition(application())) == []
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        _resource("RunDueFunction", Timeout=1000),
+        _resource("RunDueFunction", Role={"Fn::GetAtt": ["NoRole", "Arn"]}),
+        lambda app: app.definition["States"]["LookupUser"].update(Type="Tusk"),
+    ],
+    ids=["a value out of range", "a reference to nothing", "a state of no type"],
+)
+def test_cfn_lint_finds_a_broken_template(by: Break) -> None:
+    assert linted(_with_the_definition(broken(by))) != []

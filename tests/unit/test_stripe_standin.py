@@ -1,0 +1,761 @@
+"""The Stripe stand-in behaves like Stripe where the gateway looks, seen through Stripe's own library."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import requests
+import stripe
+
+from tests.local.stripe_account import StripeAccount
+from tests.local.stripe_http import StripeServer, decode_form
+from tests.local.stripe_objects import API_VERSION, ShapeError, check
+from tests.local.stripe_store import difference
+
+Json = dict[str, Any]
+
+KEY = "sk_test_standin"
+SECRET = "whsec_standin"
+NOW = 1_767_225_600  # 2026-01-01T00:00:00Z
+MONTH_LATER = 1_769_904_000  # 2026-02-01
+
+
+class Receiver:
+    """A webhook endpoint that answers as told and remembers what came."""
+
+    def __init__(self) -> None:
+        receiver = self
+        self.statuses: list[int] = []
+        self.calls: list[tuple[bytes, str]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.calls.append((body, self.headers["Stripe-Signature"]))
+                self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/hook"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def events(self) -> list[Json]:
+        return [json.loads(body) for body, _ in self.calls]
+
+
+@pytest.fixture
+def clock() -> dict[str, float]:
+    return {"now": NOW + 0.7}
+
+
+@pytest.fixture
+def account(clock: dict[str, float]) -> Iterator[StripeAccount]:
+    account = StripeAccount(clock=lambda: clock["now"], keys={KEY}, backoff=0.01, attempts=4, timeout=5)
+    yield account
+    account.close()
+
+
+@pytest.fixture
+def server(account: StripeAccount) -> Iterator[StripeServer]:
+    with StripeServer(account) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: StripeServer) -> stripe.StripeClient:
+    return stripe.StripeClient(KEY, base_addresses={"api": server.url}, max_network_retries=0)
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture
+def price(account: StripeAccount) -> str:
+    product = account.create_product("Seats", {"dapps": "2"})
+    return str(account.create_price(product["id"], 900, recurring={"interval": "month"})["id"])
+
+
+@pytest.fixture
+def once(account: StripeAccount) -> str:
+    product = account.create_product("Seat for ever")
+    return str(account.create_price(product["id"], 5000)["id"])
+
+
+def types_of(account: StripeAccount, since: int = 0) -> list[str]:
+    return [event["type"] for event in account.events[since:]]
+
+
+def status_of(account: StripeAccount, subscription: str) -> str:
+    return str(account.get("subscription", subscription)["status"])
+
+
+# Checkout
+
+
+def test_a_subscription_checkout_emits_stripes_burst_in_order(account: StripeAccount, price: str) -> None:
+    before = len(account.events)
+    session = account.checkout("ann@example.com", price, 3, name="Ann")
+    assert types_of(account, before) == [
+        "customer.created",
+        "customer.subscription.created",
+        "payment_intent.created",
+        "charge.succeeded",
+        "payment_intent.succeeded",
+        "invoice.created",
+        "invoice.finalized",
+        "invoice_payment.paid",
+        "invoice.paid",
+        "invoice.payment_succeeded",
+        "checkout.session.completed",
+        "customer.subscription.updated",
+    ]
+    assert session["payment_status"] == "paid"
+    assert session["customer_details"]["email"] == "ann@example.com"
+    assert session["amount_total"] == 2700
+    created, updated = account.events[before + 1], account.events[-1]
+    assert created["data"]["object"]["status"] == "incomplete"
+    assert updated["data"]["object"]["status"] == "active"
+    assert updated["data"]["previous_attributes"] == {"status": "incomplete"}
+
+
+def test_the_objects_have_the_current_shapes(account: StripeAccount, price: str) -> None:
+    session = account.checkout("ann@example.com", price, 3)
+    subscription = account.get("subscription", session["subscription"])
+    item = subscription["items"]["data"][0]
+    assert "current_period_end" not in subscription
+    assert (item["current_period_start"], item["current_period_end"]) == (NOW, MONTH_LATER)
+    invoice = account.get("invoice", session["invoice"])
+    assert invoice["parent"]["subscription_details"]["subscription"] == subscription["id"]
+    assert invoice["lines"]["data"][0]["pricing"]["price_details"]["price"] == price
+    assert invoice["status_transitions"] == {
+        "finalized_at": NOW,
+        "marked_uncollectible_at": None,
+        "paid_at": NOW,
+        "voided_at": None,
+    }
+    assert "invoice" not in account.charge_of(session["id"])
+    assert subscription["latest_invoice"] == invoice["id"]
+    assert account.events[-1]["api_version"] == API_VERSION
+
+
+def test_every_buyer_is_a_new_customer_unless_one_is_named(account: StripeAccount, price: str) -> None:
+    first = account.checkout("ann@example.com", price)
+    second = account.checkout("ann@example.com", price)
+    third = account.checkout(None, price, customer=first["customer"])
+    assert first["customer"] != second["customer"]
+    assert third["customer"] == first["customer"]
+    assert third["customer_details"]["email"] == "ann@example.com"
+
+
+def test_a_guest_order_has_no_customer(account: StripeAccount, once: str) -> None:
+    guest = account.checkout("guest@example.com", once, 2, mode="payment")
+    assert (guest["customer"], guest["payment_status"]) == (None, "paid")
+    assert account.get("payment_intent", guest["payment_intent"])["amount"] == 10000
+    asked = account.checkout("guest@example.com", once, mode="payment", customer_creation="always")
+    assert asked["customer"].startswith("cus_")
+
+
+@pytest.mark.parametrize(("succeeded", "status"), [(True, "paid"), (False, "unpaid")])
+def test_a_delayed_payment_settles_later(account: StripeAccount, price: str, succeeded: bool, status: str) -> None:
+    session = account.checkout("ann@example.com", price, paid=False)
+    assert session["payment_status"] == "unpaid"
+    assert status_of(account, session["subscription"]) == "active"
+    settled = account.async_payment(session["id"], succeeded)
+    assert settled["payment_status"] == status
+    assert status_of(account, session["subscription"]) == "active"
+    assert account.get("invoice", session["invoice"])["status"] == ("paid" if succeeded else "open")
+    outcome = "succeeded" if succeeded else "failed"
+    assert account.events[-1]["type"] == f"checkout.session.async_payment_{outcome}"
+
+
+def test_a_trial_costs_nothing_until_it_ends(account: StripeAccount, price: str) -> None:
+    session = account.checkout("ann@example.com", price, trial_days=14)
+    assert session["payment_status"] == "no_payment_required"
+    trial = account.get("subscription", session["subscription"])
+    assert (trial["status"], trial["trial_end"]) == ("trialing", NOW + 14 * 86400)
+    assert account.end_trial(trial["id"], "failed")["status"] == "past_due"
+
+
+def test_a_trial_without_a_payment_method_pauses_and_resumes(account: StripeAccount, price: str) -> None:
+    subscription = account.checkout("ann@example.com", price, trial_days=14)["subscription"]
+    assert account.end_trial(subscription, "paused")["status"] == "paused"
+    assert account.events[-1]["type"] == "customer.subscription.paused"
+    assert account.resume(subscription)["status"] == "active"
+    assert account.events[-1]["type"] == "customer.subscription.resumed"
+
+
+# Subscriptions
+
+
+def test_dunning_fails_recovers_and_gives_up(account: StripeAccount, price: str) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    failed = account.fail_payment(subscription)
+    invoice = account.get("invoice", failed["latest_invoice"])
+    assert failed["status"] == "past_due"
+    assert (invoice["status"], invoice["attempted"], invoice["attempt_count"]) == ("open", True, 1)
+    account.fail_payment(subscription)
+    assert account.get("invoice", invoice["id"])["attempt_count"] == 2
+    assert account.recover_payment(subscription)["status"] == "active"
+    account.fail_payment(subscription)
+    assert account.exhaust_dunning(subscription, "unpaid")["status"] == "unpaid"
+    account.fail_payment(account.checkout("b@example.com", price)["subscription"])
+    ended = account.objects["subscription"]
+    last = list(ended)[-1]
+    canceled = account.exhaust_dunning(last, "canceled")
+    assert canceled["cancellation_details"]["reason"] == "payment_failed"
+    assert canceled["ended_at"] == NOW
+
+
+def test_an_old_invoice_paid_leaves_a_newer_draft_unpaid(account: StripeAccount, price: str) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    old = account.fail_payment(subscription)["latest_invoice"]
+    account.exhaust_dunning(subscription, "unpaid")
+    account.renew(subscription)
+    account.pay_invoice(old)
+    assert status_of(account, subscription) == "unpaid"
+    assert account.recover_payment(subscription)["status"] == "active"
+
+
+def test_writing_off_the_latest_invoice_makes_a_past_due_subscription_active(
+    account: StripeAccount, price: str
+) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    account.mark_uncollectible(account.fail_payment(subscription)["latest_invoice"])
+    assert status_of(account, subscription) == "active"
+
+
+def test_an_incomplete_subscription_expires_or_is_paid(account: StripeAccount, price: str) -> None:
+    customer = account.create_customer("ann@example.com")["id"]
+    declined = account.create_subscription(customer, price, first_payment="failed")
+    assert declined["status"] == "incomplete"
+    assert account.expire_incomplete(declined["id"])["status"] == "incomplete_expired"
+    awaited = account.create_subscription(customer, price, first_payment="awaited")
+    assert account.recover_payment(awaited["id"])["status"] == "active"
+
+
+def test_cancel_at_does_not_set_cancel_at_period_end(account: StripeAccount, price: str) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    scheduled = account.cancel(subscription, cancel_at=NOW + 60)
+    assert (scheduled["cancel_at"], scheduled["cancel_at_period_end"]) == (NOW + 60, False)
+    assert account.keep(subscription)["cancel_at"] is None
+    at_end = account.cancel(subscription, at_period_end=True)
+    assert (at_end["cancel_at"], at_end["cancel_at_period_end"]) == (MONTH_LATER, True)
+    assert account.renew(subscription)["status"] == "canceled"
+    assert account.events[-1]["type"] == "customer.subscription.deleted"
+
+
+@pytest.mark.parametrize(
+    ("behavior", "invoice"),
+    [("void", "void"), ("keep_as_draft", "draft"), ("mark_uncollectible", "uncollectible")],
+)
+def test_a_paused_collection_decides_what_becomes_of_a_renewals_invoice(
+    account: StripeAccount, price: str, behavior: Any, invoice: str
+) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    account.pause_collection(subscription, behavior)
+    renewed = account.renew(subscription)
+    assert renewed["status"] == "active"
+    assert account.get("invoice", renewed["latest_invoice"])["status"] == invoice
+
+
+def test_an_update_names_what_was_before(account: StripeAccount, price: str) -> None:
+    subscription = account.checkout("ann@example.com", price, 3)["subscription"]
+    account.change_quantity(subscription, 5)
+    previous = account.events[-1]["data"]["previous_attributes"]
+    assert list(previous) == ["items"]
+    assert previous["items"]["data"][0]["quantity"] == 3
+    assert difference({"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}}) == {"a": {"y": 2}}
+
+
+def test_a_metered_item_has_no_quantity(account: StripeAccount) -> None:
+    product = account.create_product("Calls")["id"]
+    metered = account.create_price(product, 1, recurring={"interval": "month", "usage_type": "metered"})
+    subscription = account.checkout("ann@example.com", metered["id"])["subscription"]
+    assert "quantity" not in account.get("subscription", subscription)["items"]["data"][0]
+
+
+# Charges and customers
+
+
+def test_refunds_in_part_and_in_full_and_failed(account: StripeAccount, once: str) -> None:
+    charge = account.charge_of(account.checkout("g@example.com", once, mode="payment")["id"])["id"]
+    account.refund(charge, 1000)
+    assert account.get("charge", charge)["refunded"] is False
+    rest = account.refund(charge)
+    assert rest["amount"] == 4000
+    assert account.get("charge", charge)["refunded"] is True
+    account.fail_refund(rest["id"])
+    assert account.get("charge", charge)["refunded"] is False
+    assert types_of(account).count("charge.refunded") == 2
+
+
+def test_a_dispute_is_closed_whatever_its_outcome(account: StripeAccount, once: str) -> None:
+    charge = account.charge_of(account.checkout("g@example.com", once, mode="payment")["id"])["id"]
+    for status in ("won", "lost"):
+        closed = account.close_dispute(account.dispute(charge)["id"], status)
+        assert closed["status"] == status
+        assert "charge.dispute.closed" in types_of(account)[-2:]
+    account.fraud_warning(charge)
+    assert account.events[-1]["data"]["object"]["charge"] == charge
+
+
+def test_a_deleted_customer_answers_deleted_and_loses_its_subscriptions(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    session = account.checkout("ann@example.com", price)
+    client.v1.customers.delete(session["customer"])
+    left = client.v1.customers.retrieve(session["customer"])
+    assert left.to_dict() == {"id": session["customer"], "object": "customer", "deleted": True}
+    assert status_of(account, session["subscription"]) == "canceled"
+    assert client.v1.customers.list().data == []
+    assert types_of(account)[-2:] == ["customer.subscription.deleted", "customer.deleted"]
+
+
+def test_an_object_with_a_field_stripe_does_not_have_is_refused(account: StripeAccount) -> None:
+    customer = account.create_customer("ann@example.com")
+    with pytest.raises(ShapeError, match=r"customer\.e_mail"):
+        check(customer | {"e_mail": "x"})
+    with pytest.raises(ShapeError, match="is str"):
+        check(customer | {"created": "yesterday"})
+
+
+# The API through Stripe's library
+
+
+def test_the_library_reads_what_a_purchase_left(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    session = account.checkout("ann@example.com", price, 3)
+    subscription = client.v1.subscriptions.retrieve(
+        session["subscription"],
+        {"expand": ["customer", "latest_invoice.payments", "items.data.price.product"]},
+    )
+    item = subscription["items"].data[0]
+    assert subscription.customer.email == "ann@example.com"
+    assert item.price.product.metadata["dapps"] == "2"
+    assert subscription.latest_invoice.payments.data[0].payment.type == "payment_intent"
+    lines = client.v1.checkout.sessions.line_items.list(session["id"])
+    assert [(line.object, line.quantity, line.price.id) for line in lines.data] == [("item", 3, price)]
+    assert "line_items" not in client.v1.checkout.sessions.retrieve(session["id"])
+    assert client.v1.accounts.retrieve_current().id == account.account["id"]
+
+
+def test_every_list_can_be_read(account: StripeAccount, client: stripe.StripeClient, price: str) -> None:
+    session = account.checkout("ann@example.com", price)
+    charge = account.charge_of(session["id"])["id"]
+    account.refund(charge, 1)
+    account.dispute(charge)
+    account.fraud_warning(charge)
+    v1 = client.v1
+    for service in (v1.customers, v1.products, v1.prices, v1.subscriptions, v1.checkout.sessions, v1.invoices):
+        assert len(service.list().data) == 1
+        assert service.retrieve(service.list().data[0].id)
+    for service in (v1.payment_intents, v1.charges, v1.refunds, v1.disputes, v1.radar.early_fraud_warnings):
+        assert len(service.list().data) == 1
+    assert v1.invoice_payments.list({"invoice": session["invoice"]}).data[0].status == "paid"
+    assert v1.subscription_items.list({"subscription": session["subscription"]}).data[0].price.id == price
+    assert v1.invoices.line_items.list(session["invoice"]).data[0].quantity == 1
+
+
+def test_canceled_subscriptions_are_listed_only_on_request(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    session = account.checkout("ann@example.com", price)
+    listed = client.v1.subscriptions.list
+    customer = session["customer"]
+    client.v1.subscriptions.cancel(session["subscription"])
+    assert listed({"customer": customer}).data == []
+    assert len(listed({"customer": customer, "status": "all", "price": price}).data) == 1
+    assert len(listed({"status": "canceled", "created": {"gte": NOW}}).data) == 1
+    assert listed({"status": "all", "created": {"gt": NOW}}).data == []
+
+
+def test_lists_are_filtered(account: StripeAccount, client: stripe.StripeClient, price: str, once: str) -> None:
+    session = account.checkout("ann@example.com", price)
+    account.checkout("bob@example.com", once, mode="payment")
+    product = account.create_product("Other")["id"]
+    named = account.create_price(product, 1, lookup_key="other")["id"]
+    v1 = client.v1
+    assert [one.id for one in v1.prices.list({"lookup_keys": ["other"]}).data] == [named]
+    assert [one.id for one in v1.prices.list({"product": product, "active": True}).data] == [named]
+    assert [one.id for one in v1.customers.list({"email": "ann@example.com"}).data] == [session["customer"]]
+    by_subscription = v1.checkout.sessions.list({"subscription": session["subscription"]})
+    assert [one.id for one in by_subscription.data] == [session["id"]]
+    paid = v1.invoices.list({"subscription": session["subscription"], "status": "paid"})
+    assert [one.id for one in paid.data] == [session["invoice"]]
+    assert v1.invoices.list({"status": "open"}).data == []
+    charge = account.charge_of(session["id"])
+    assert v1.charges.list({"payment_intent": charge["payment_intent"]}).data[0].id == charge["id"]
+    assert len(v1.charges.list({"customer": session["customer"]}).data) == 1
+    assert {event.type for event in v1.events.list({"types": ["customer.created"]}).data} == {"customer.created"}
+
+
+def test_pages_go_newest_first_in_both_directions(account: StripeAccount, client: stripe.StripeClient) -> None:
+    ids = [account.create_customer(f"{n}@example.com")["id"] for n in range(25)][::-1]
+    first = client.v1.customers.list()
+    assert [one.id for one in first.data] == ids[:10]
+    assert first.has_more
+    last = client.v1.customers.list({"limit": 10, "starting_after": ids[19]})
+    assert [one.id for one in last.data] == ids[20:]
+    assert not last.has_more
+    back = client.v1.customers.list({"limit": 3, "ending_before": ids[20]})
+    assert [one.id for one in back.data] == ids[17:20]
+    assert [one.id for one in client.v1.customers.list({"limit": 7}).auto_paging_iter()] == ids
+    with pytest.raises(stripe.InvalidRequestError, match="between 1 and 100"):
+        client.v1.customers.list({"limit": 101})
+
+
+def test_ten_of_a_subscriptions_items_are_inlined(account: StripeAccount, client: stripe.StripeClient) -> None:
+    product = account.create_product("Seats")["id"]
+    prices = [account.create_price(product, n, recurring={"interval": "month"})["id"] for n in range(12)]
+    customer = account.create_customer("ann@example.com")["id"]
+    made = client.v1.subscriptions.create({"customer": customer, "items": [{"price": one} for one in prices]})
+    assert (len(made["items"].data), made["items"].has_more) == (10, True)
+    assert len(client.v1.subscription_items.list({"subscription": made.id, "limit": 100}).data) == 12
+    with pytest.raises(stripe.InvalidRequestError, match="1 to 20"):
+        client.v1.subscriptions.create({"customer": customer, "items": [{"price": prices[0]}] * 21})
+
+
+def test_expansion_ends_at_four_levels(account: StripeAccount, client: stripe.StripeClient, price: str) -> None:
+    account.checkout("ann@example.com", price)
+    deepest = client.v1.subscriptions.list({"expand": ["data.latest_invoice.payments", "data.items.data.price"]})
+    assert deepest.data[0].latest_invoice.payments.data
+    with pytest.raises(stripe.InvalidRequestError, match="more than 4 levels"):
+        client.v1.subscriptions.list({"expand": ["data.items.data.price.product"]})
+    with pytest.raises(stripe.InvalidRequestError, match="cannot be expanded"):
+        client.v1.subscriptions.list({"expand": ["data.nonsense"]})
+
+
+def test_errors_have_stripes_shape(account: StripeAccount, client: stripe.StripeClient, server: StripeServer) -> None:
+    with pytest.raises(stripe.InvalidRequestError) as missing:
+        client.v1.customers.retrieve("cus_none")
+    assert (missing.value.http_status, missing.value.code) == (404, "resource_missing")
+    with pytest.raises(stripe.InvalidRequestError) as referred:
+        client.v1.subscriptions.list({"customer": "cus_none"})
+    assert (referred.value.http_status, referred.value.param) == (400, "customer")
+    with pytest.raises(stripe.InvalidRequestError) as unknown:
+        client.v1.customers.create({"e_mail": "x"})  # type: ignore[typeddict-unknown-key]
+    assert unknown.value.code == "parameter_unknown"
+    with pytest.raises(stripe.InvalidRequestError) as required:
+        client.v1.prices.create({"currency": "usd"})
+    assert required.value.code == "parameter_missing"
+    with pytest.raises(stripe.InvalidRequestError) as ignored:
+        client.v1.customers.create({"balance": 5})
+    assert ignored.value.code == "standin_unsupported"
+    stranger = stripe.StripeClient("sk_test_other", base_addresses={"api": server.url})
+    with pytest.raises(stripe.AuthenticationError):
+        stranger.v1.customers.list()
+    account.faults.accept_keys({"sk_test_other"})
+    assert stranger.v1.customers.list().data == []
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("subscriptions", {"expand": "customer"}),
+        ("subscriptions", {"created[about]": "1"}),
+        ("prices", {"recurring": "month"}),
+        ("prices", {"limit": "many"}),
+        ("customers", {"starting_after": "cus_none"}),
+        ("subscription_items", {}),
+    ],
+)
+def test_malformed_parameters_are_a_400(
+    account: StripeAccount, server: StripeServer, price: str, path: str, params: dict[str, str]
+) -> None:
+    account.checkout("ann@example.com", price)
+    answer = requests.get(f"{server.url}/v1/{path}", params=params, auth=(KEY, ""), timeout=5)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_a_failed_change_leaves_the_object_as_it_was(account: StripeAccount) -> None:
+    customer = account.create_customer("ann@example.com")
+    before = len(account.events)
+    with pytest.raises(ShapeError):
+        account.update_customer(customer["id"], metadata="x")
+    assert account.get("customer", customer["id"]) == customer
+    assert len(account.events) == before
+
+
+def test_the_library_writes(account: StripeAccount, client: stripe.StripeClient) -> None:
+    v1 = client.v1
+    product = v1.products.create({"name": "Seats", "metadata": {"dapps": "1", "old": "x"}})
+    updated = v1.products.update(product.id, {"metadata": {"dapps": "2", "old": ""}})
+    assert updated.metadata.to_dict() == {"dapps": "2"}
+    price = v1.prices.create(
+        {
+            "product": product.id,
+            "currency": "eur",
+            "unit_amount": 500,
+            "recurring": {"interval": "year"},
+            "transform_quantity": {"divide_by": 10, "round": "up"},
+        }
+    )
+    customer = v1.customers.create({"email": "ann@example.com"})
+    v1.customers.update(customer.id, {"email": "new@example.com"})
+    assert account.events[-1]["data"]["previous_attributes"] == {"email": "ann@example.com"}
+    assert account.events[-1]["request"]["id"].startswith("req_")
+    made = v1.subscriptions.create({"customer": customer.id, "items": [{"price": price.id, "quantity": 11}]})
+    assert made.status == "active"
+    assert account.get("invoice", made.latest_invoice)["total"] == 1000
+    before = len(account.events)
+    changed = v1.subscriptions.update(
+        made.id, {"items": [{"id": made["items"].data[0].id, "quantity": 12}], "cancel_at_period_end": True}
+    )
+    assert (changed["items"].data[0].quantity, changed.cancel_at_period_end) == (12, True)
+    assert types_of(account, before) == ["customer.subscription.updated"]
+    kept = v1.subscriptions.update(made.id, {"cancel_at": ""})
+    assert kept.cancel_at is None
+    paused = v1.subscriptions.update(made.id, {"pause_collection": {"behavior": "void"}})
+    assert paused.pause_collection.behavior == "void"
+    assert v1.subscriptions.update(made.id, {"pause_collection": ""}).pause_collection is None
+    charge = account.charge_of(made.id)
+    assert v1.refunds.create({"payment_intent": charge["payment_intent"]}).amount == 1000
+    with pytest.raises(stripe.InvalidRequestError, match="has been refunded"):
+        v1.refunds.create({"charge": charge["id"]})
+
+
+def test_invoices_are_paid_voided_and_written_off(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    opened = [account.bill(subscription, 100, "open")["id"] for _ in range(3)]
+    assert client.v1.invoices.pay(opened[0]).status == "paid"
+    assert client.v1.invoices.void_invoice(opened[1]).status == "void"
+    assert client.v1.invoices.mark_uncollectible(opened[2]).status == "uncollectible"
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.invoices.pay(opened[1])
+
+
+def test_a_session_is_opened_by_the_merchant_and_completed_by_the_buyer(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    opened = client.v1.checkout.sessions.create(
+        {
+            "mode": "subscription",
+            "line_items": [{"price": price, "quantity": 2}],
+            "success_url": "https://example.com/thanks",
+            "client_reference_id": "user-1",
+            "metadata": {"user": "1"},
+            "subscription_data": {"metadata": {"plan": "team"}},
+        }
+    )
+    assert opened.status == "open"
+    done = account.complete_checkout(opened.id, "ann@example.com")
+    assert done["client_reference_id"] == "user-1"
+    assert account.get("subscription", done["subscription"])["metadata"] == {"plan": "team"}
+    with pytest.raises(stripe.InvalidRequestError):
+        client.v1.checkout.sessions.expire(opened.id)
+
+
+def test_an_idempotency_key_makes_a_post_happen_once(account: StripeAccount, client: stripe.StripeClient) -> None:
+    options: stripe.RequestOptions = {"idempotency_key": "k1"}
+    first = client.v1.customers.create({"email": "ann@example.com"}, options)
+    again = client.v1.customers.create({"email": "ann@example.com"}, options)
+    assert first.id == again.id
+    assert again.last_response.headers["Idempotent-Replayed"] == "true"
+    with pytest.raises(stripe.IdempotencyError):
+        client.v1.customers.create({"email": "bob@example.com"}, options)
+    assert len(account.all("customer")) == 1
+
+
+def test_faults_are_served_in_order_and_requests_are_counted(
+    account: StripeAccount, client: stripe.StripeClient
+) -> None:
+    account.faults.fail_next(1, 429, "customers")
+    assert client.v1.products.list().data == []
+    with pytest.raises(stripe.RateLimitError):
+        client.v1.customers.list()
+    assert client.v1.customers.list({"limit": 3}).data == []
+    account.faults.outage()
+    with pytest.raises(stripe.APIError):
+        client.v1.customers.list()
+    account.faults.restore()
+    assert client.v1.customers.list().data == []
+    seen = [(call["path"], call["status"]) for call in account.requests]
+    assert seen == [
+        ("/v1/products", 200),
+        ("/v1/customers", 429),
+        ("/v1/customers", 200),
+        ("/v1/customers", 500),
+        ("/v1/customers", 200),
+    ]
+    assert account.requests[2]["params"] == {"limit": "3"}
+
+
+def test_a_hanging_call_times_out_at_the_client_and_still_happens(account: StripeAccount, server: StripeServer) -> None:
+    account.faults.hang_next(1, 60)
+    http = stripe.RequestsClient(timeout=0.2)
+    impatient = stripe.StripeClient(KEY, base_addresses={"api": server.url}, http_client=http, max_network_retries=0)
+    with pytest.raises(stripe.APIConnectionError):
+        impatient.v1.customers.create({"email": "ann@example.com"})
+    assert account.all("customer") == []
+    account.faults.close()
+    made = threading.Event()
+    account.clock = lambda: (made.set(), NOW)[1]
+    assert made.wait(5)
+    with account.lock:
+        assert len(account.all("customer")) == 1
+
+
+def test_form_encoding_knows_hashes_and_arrays() -> None:
+    pairs = [("a[b]", "1"), ("c[0][d]", "2"), ("c[1][d]", "3"), ("e[]", "4"), ("e[]", "5"), ("f", "")]
+    assert decode_form(pairs) == {"a": {"b": "1"}, "c": [{"d": "2"}, {"d": "3"}], "e": ["4", "5"], "f": ""}
+
+
+# Events and their delivery
+
+
+def test_deliveries_are_signed_over_the_bytes_sent(account: StripeAccount, receiver: Receiver) -> None:
+    account.create_webhook_endpoint(receiver.url, ["*"], SECRET)
+    event = account.emit("order.payment_succeeded", {"id": "or_1", "object": "order", "status": "paid"})
+    assert account.wait_delivered()
+    [(body, signature)] = receiver.calls
+    seen = stripe.Webhook.construct_event(body, signature, SECRET)
+    assert (seen.id, seen.type) == (event["id"], "order.payment_succeeded")
+    assert json.loads(body)["data"]["object"] == {"id": "or_1", "object": "order", "status": "paid"}
+
+
+def test_an_endpoint_gets_only_what_it_subscribed_to(account: StripeAccount, receiver: Receiver) -> None:
+    account.create_webhook_endpoint(receiver.url, ["customer.updated"], SECRET)
+    customer = account.create_customer("ann@example.com")["id"]
+    account.update_customer(customer, email="new@example.com")
+    assert account.wait_delivered()
+    assert [event["type"] for event in receiver.events()] == ["customer.updated"]
+    assert receiver.events()[0]["data"]["previous_attributes"] == {"email": "ann@example.com"}
+
+
+def test_a_failed_delivery_is_retried_until_it_succeeds(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver
+) -> None:
+    account.create_webhook_endpoint(receiver.url, ["*"], SECRET)
+    receiver.statuses = [500, 404]
+    account.create_customer("ann@example.com")
+    assert account.wait_delivered()
+    assert len(receiver.calls) == 3
+    assert len({body for body, _ in receiver.calls}) == 1
+    event = client.v1.events.list({"delivery_success": True}).data[0]
+    assert event.pending_webhooks == 0
+
+
+def test_delivery_gives_up_and_the_event_can_be_found_and_sent_again(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver
+) -> None:
+    account.create_webhook_endpoint(receiver.url, ["*"], SECRET)
+    receiver.statuses = [500] * 4
+    account.create_customer("ann@example.com")
+    assert account.wait_delivered()
+    assert len(receiver.calls) == 4
+    [undelivered] = client.v1.events.list({"delivery_success": False}).data
+    assert undelivered.pending_webhooks == 1
+    assert account.resend_undelivered() == 1
+    assert account.wait_delivered()
+    assert client.v1.events.list({"delivery_success": False}).data == []
+
+
+def test_an_event_can_be_sent_by_hand_and_twice(account: StripeAccount, receiver: Receiver) -> None:
+    account.auto_deliver = False
+    account.create_webhook_endpoint(receiver.url, ["*"], SECRET)
+    account.create_customer("ann@example.com")
+    assert receiver.calls == []
+    assert account.deliver(account.events[-1], times=2) == 200
+    assert len(receiver.calls) == 2
+    receiver.statuses = [503]
+    assert account.deliver(account.events[-1]) == 503
+    receiver.close()
+    account.deliveries.timeout = 0.5
+    assert account.deliver(account.events[-1]) is None
+    with pytest.raises(ValueError, match="no enabled endpoint"):
+        quiet = StripeAccount()
+        quiet.create_customer("ann@example.com")
+        quiet.deliver(quiet.events[-1])
+
+
+def test_an_events_body_never_changes(account: StripeAccount, client: stripe.StripeClient) -> None:
+    customer = account.create_customer("ann@example.com")["id"]
+    created = account.events[-1]["id"]
+    account.update_customer(customer, email="new@example.com")
+    assert client.v1.events.retrieve(created).data.object.email == "ann@example.com"
+
+
+def test_events_are_listed_for_thirty_days(
+    account: StripeAccount, client: stripe.StripeClient, clock: dict[str, float]
+) -> None:
+    account.create_customer("ann@example.com")
+    clock["now"] += 30 * 86400
+    assert client.v1.events.list().data == []
+
+
+def test_endpoints_are_managed_through_the_api(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver
+) -> None:
+    v1 = client.v1.webhook_endpoints
+    made = v1.create({"url": receiver.url, "enabled_events": ["*"]})
+    assert made.secret.startswith("whsec_")
+    assert "secret" not in v1.retrieve(made.id)
+    v1.update(made.id, {"disabled": True})
+    account.create_customer("ann@example.com")
+    v1.update(made.id, {"disabled": False, "enabled_events": ["customer.created"]})
+    account.create_customer("bob@example.com")
+    assert account.wait_delivered()
+    [(body, signature)] = receiver.calls
+    assert stripe.Webhook.construct_event(body, signature, made.secret).data.object.email == "bob@example.com"
+    assert v1.delete(made.id).deleted
+    assert v1.list().data == []
+
+
+def test_a_purchases_events_are_sent_concurrently_while_the_consumer_reads_back(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver, price: str
+) -> None:
+    account.create_webhook_endpoint(receiver.url, ["*"], SECRET)
+    buyers = [threading.Thread(target=account.checkout, args=(f"{n}@example.com", price)) for n in range(8)]
+    for buyer in buyers:
+        buyer.start()
+    assert len(client.v1.events.list({"limit": 100}).data) <= 100
+    for buyer in buyers:
+        buyer.join()
+    assert account.wait_delivered()
+    assert len({event["id"] for event in receiver.events()}) == len(receiver.calls) == 8 * 12
+    assert len(client.v1.subscriptions.list({"limit": 100}).data) == 8
+
+
+# A person with curl
+
+
+def test_a_person_with_curl_is_a_buyer(account: StripeAccount, server: StripeServer, price: str) -> None:
+    asked = {"email": "ann@example.com", "price": price, "quantity": 3}
+    bought = requests.post(f"{server.url}/_standin/checkout", data=json.dumps(asked), timeout=5)
+    assert bought.status_code == 200
+    assert status_of(account, bought.json()["subscription"]) == "active"
+    assert requests.post(f"{server.url}/_standin/outage", timeout=5).status_code == 200
+    assert requests.get(f"{server.url}/_standin/events", timeout=5).json() == account.events
+    assert "checkout" in requests.get(f"{server.url}/_standin", timeout=5).json()["POST"]
+
+
+@pytest.mark.parametrize(
+    ("name", "body", "status"),
+    [("close", "{}", 404), ("__init__", "{}", 404), ("checkout", "{}", 400), ("checkout", "[", 400)],
+)
+def test_curl_reaches_only_what_is_listed(server: StripeServer, name: str, body: str, status: int) -> None:
+    answer = requests.post(f"{server.url}/_standin/{name}", data=body, timeout=5)
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"]

@@ -1,0 +1,543 @@
+"""The fulfillment machine as deployed, in one process: the real definition in moto's interpreter, the real handlers.
+
+Tables, user pool, substitutions and every function's environment come from template.yaml. Only Stripe is a fake (with
+memory), a Lambda call is a call of the handler, and a Retry's wait moves the clock instead of sleeping.
+"""
+
+import functools
+import importlib.util
+import json
+import threading
+import traceback
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import boto3
+import moto.cognitoidp.models
+import pytest
+from boto3.dynamodb.types import TypeDeserializer
+from moto import mock_aws
+from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
+from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
+from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
+from moto.stepfunctions.parser.asl.component.state.fail import state_fail
+from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
+
+from gateway import events, telemetry
+from gateway.access import Item, Purchase, Subscription
+from gateway.billing import Customer
+from gateway.errors import BillingIncomplete
+from gateway.fulfillment import Fulfillment
+from gateway.ledger import Attempt, Ledger
+from gateway.users import Users
+from tests.local import moto_fixes
+from tests.local.template import Template
+
+REPOSITORY = Path(__file__).parents[2]
+REGION = "us-east-1"
+ACCOUNT = "123456789012"
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/machine"
+ENDS_WITHIN = 30  # seconds; an execution takes far less than one
+# Parsing takes longer than all the rest of a test; what it gives is not changed by running it.
+parse = functools.cache(AmazonStateLanguageParser.parse)
+
+# Nobody else's address looks like these, so they can be searched for in everything an execution leaves behind.
+EMAIL = "zaphod.beeblebrox@heartofgold.example"
+NAME = "Zaphod Quetzalcoatl"
+
+
+class Killed(BaseException):
+    """The Lambda's process ends here: nothing after it runs, no lease is given back."""
+
+
+class Clock:
+    """Time as a value: handlers read it, retries move it."""
+
+    def __init__(self, now: float = 1_800_000_000) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    def pass_by(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@dataclass
+class FakeBilling:
+    """Stripe with memory, with the two questions that ReadBilling asks."""
+
+    customers: dict[str, Customer] = field(default_factory=dict)
+    purchases: dict[str, Purchase] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def customer(self, customer_id: str) -> Customer:
+        if self.error is not None:
+            raise self.error
+        if customer_id not in self.customers:
+            raise BillingIncomplete("Stripe does not know an object that the ledger names: key of another account?")
+        return self.customers[customer_id]
+
+    def purchase(self, known: events.Purchase) -> Purchase:
+        if self.error is not None:
+            raise self.error
+        return self.purchases[known.id]
+
+    def subscribe(
+        self, customer_id: str, dapps: int, *, status: str = "active", email: str | None = EMAIL, **facts: Any
+    ) -> None:
+        """The customer's one subscription is like this now."""
+        item = Item(price="price_dapp", quantity=dapps, dapps="1")
+        subscription = Subscription(id=f"sub_{customer_id}", status=status, items=(item,), **facts)
+        self.customers[customer_id] = Customer(customer_id, email, deleted=False, subscriptions=(subscription,))
+
+    def change_status(self, customer_id: str, status: str, **facts: Any) -> None:
+        customer = self.customers[customer_id]
+        (subscription,) = customer.subscriptions
+        changed = replace(subscription, status=status, **facts)
+        self.customers[customer_id] = replace(customer, subscriptions=(changed,))
+
+
+def definition() -> dict[str, Any]:
+    """The fulfillment machine as it is in the repository, with its placeholders."""
+    machine = REPOSITORY / "statemachine" / "fulfillment.asl.json"
+    return dict(json.loads(machine.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class CognitoUser:
+    """A user as an operator sees them."""
+
+    sub: str
+    enabled: bool
+    attributes: Mapping[str, str]
+
+    @property
+    def limit(self) -> str | None:
+        return self.attributes.get("custom:num_dapps")
+
+    @property
+    def status(self) -> str | None:
+        return self.attributes.get("custom:payment_status")
+
+    @property
+    def disabled_by(self) -> str:
+        return self.attributes.get("custom:disabled_by", "")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An execution that has ended. `traces`: all that it leaves behind in Step Functions, as text."""
+
+    status: str
+    error: str | None
+    cause: str | None
+    path: tuple[str, ...]
+    traces: str = field(repr=False)
+
+
+class Cognito:
+    """A cognito-idp client that remembers its calls, and in whose calls a test can step in."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.before: dict[str, Callable[[], object]] = {}
+        self.after: dict[str, Callable[[], object]] = {}
+
+    def spied(self, client: Any) -> Any:
+        """This client, spied on. Each step in happens once."""
+
+        class Spied:
+            def __getattr__(_, operation: str) -> Callable[..., Any]:  # noqa: N805
+                def call(**request: Any) -> Any:
+                    self.before.pop(operation, lambda: None)()
+                    self.calls.append(operation)
+                    answer = getattr(client, operation)(**request)
+                    self.after.pop(operation, lambda: None)()
+                    return answer
+
+                return call
+
+        return Spied()
+
+    @property
+    def writes(self) -> list[str]:
+        return [call for call in self.calls if call != "admin_get_user"]
+
+
+def killed() -> None:
+    """What a test steps in with where the process is to die."""
+    raise Killed
+
+
+class Lambdas:
+    """Answers the interpreter's Lambda calls with the handlers, in this process, in Lambda's own envelopes.
+
+    One handler runs at a time: moto and Powertools' metrics are not made for threads. Finer interleavings are the
+    business of test_interleavings.py.
+    """
+
+    def __init__(self, handlers: Mapping[str, ModuleType], functions: Mapping[str, str]) -> None:
+        self._handlers = handlers
+        self._functions = functions  # ARN -> state
+        self._one_at_a_time = threading.Lock()
+        self.faults: dict[str, deque[str]] = {}
+        self.meanwhile: dict[str, deque[Callable[[], object]]] = {}
+        self.calls: Counter[str] = Counter()
+
+    def invoke(self, parameters: dict[str, Any], region: str, state_credentials: Any) -> dict[str, Any]:
+        """In place of the interpreter's own Lambda call."""
+        state = self._functions[parameters["FunctionName"]]
+        with self._one_at_a_time:
+            self.calls[state] += 1
+            if self.faults.get(state):
+                return _faulty(self.faults[state].popleft())
+            if self.meanwhile.get(state):
+                self.meanwhile[state].popleft()()
+            context = SimpleNamespace(
+                function_name=f"{state}Function",
+                aws_request_id=str(uuid.uuid4()),
+                get_remaining_time_in_millis=lambda: 20_000,
+            )
+            try:
+                answer = self._handlers[state].handler(json.loads(parameters["Payload"]), context)
+            except Killed:
+                return _faulty("Sandbox.Timedout", "Task timed out after 20.00 seconds")
+            except Exception as error:
+                trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
+                return _faulty(type(error).__name__, str(error), trace)
+            return {"StatusCode": 200, "Payload": json.loads(json.dumps(answer))}
+
+
+def _faulty(name: str, message: str = "injected", trace: list[str] | None = None) -> dict[str, Any]:
+    if name == "States.Timeout":
+        raise TimeoutError  # as the interpreter reports a task that took too long
+    envelope = {"errorType": name, "errorMessage": message, "stackTrace": trace or []}
+    return {"StatusCode": 200, "FunctionError": "Unhandled", "Payload": envelope}
+
+
+class World:
+    """The machine, its services, and what a test asks of them."""
+
+    def __init__(
+        self,
+        template: Template,
+        handlers: Mapping[str, ModuleType],
+        clients: SimpleNamespace,
+        pool_id: str,
+        cognito: Cognito,
+        waits: list[float],
+    ) -> None:
+        self.definition = definition()
+        self.handlers = handlers
+        self.clock = Clock()
+        self.billing = FakeBilling()
+        self.waits = waits
+        self.cognito = cognito
+        self.pool_id = pool_id
+        self._clients = clients
+        self._table = template.resources["OrdersTable"].logical_id
+        self.ledger = Ledger(clients.dynamodb, self._table)
+        self.users = Users(clients.cognito, pool_id)
+        (machine,) = template.of_type("AWS::StepFunctions::StateMachine")
+        self._substitutions: dict[str, str] = template.resolve(machine.properties["DefinitionSubstitutions"])
+        self.lambdas = Lambdas(
+            handlers, {arn: name.removesuffix("FunctionArn") for name, arn in self._substitutions.items()}
+        )
+        self._machine = clients.stepfunctions.create_state_machine(
+            name=machine.logical_id, definition=self._substituted(), roleArn=ROLE
+        )["stateMachineArn"]
+        self._fulfillment = Fulfillment(clients.stepfunctions, self._machine)
+        self._events = 0
+
+    # -------------------------------------------------------------- the machine
+
+    def use(self, definition: Mapping[str, Any]) -> None:
+        """From now on, executions run this definition."""
+        self.definition = dict(definition)
+        self._clients.stepfunctions.update_state_machine(stateMachineArn=self._machine, definition=self._substituted())
+
+    def receive(self, customer_id: str | None = "cus_first", **known: Any) -> Attempt:
+        """An order in the ledger, as the webhook records it; its first attempt, not started yet."""
+        self._events += 1
+        order = events.Order(
+            **{
+                "event_id": f"evt_{self._events}",
+                "event_type": "invoice.paid",
+                "livemode": False,
+                "order_id": f"in_{self._events}",
+                "customer_id": customer_id,
+                "email": EMAIL,
+                "name": NAME,
+                "amount": 1000,
+                "currency": "eur",
+                "charge": None,
+                "items": (),
+                "metadata": {},
+                "status": "paid",
+                "updated": int(self.clock.now),
+                **known,
+            }
+        )
+        self.ledger.remember_purchase(order)
+        assert self.ledger.record(order, int(self.clock.now)) is None
+        return Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", int(self.clock.now))
+
+    def start(self, attempt: Attempt) -> str:
+        """Start an execution as the webhook does; its ARN."""
+        self._fulfillment.start(attempt)
+        return f"{self._machine.replace(':stateMachine:', ':execution:')}:{attempt.execution_name}"
+
+    def wait_for(self, execution: str) -> Ended:
+        stepfunctions = self._clients.stepfunctions
+
+        def ended() -> bool:
+            return bool(stepfunctions.describe_execution(executionArn=execution)["status"] != "RUNNING")
+
+        with moto_fixes.execution_ended:
+            assert moto_fixes.execution_ended.wait_for(ended, ENDS_WITHIN), "the execution does not end"
+        answer = stepfunctions.describe_execution(executionArn=execution)
+        pages = stepfunctions.get_paginator("get_execution_history").paginate(executionArn=execution)
+        history = [event for page in pages for event in page["events"]]
+        entered = [event["stateEnteredEventDetails"] for event in history if "stateEnteredEventDetails" in event]
+        return Ended(
+            answer["status"],
+            answer.get("error"),
+            answer.get("cause"),
+            tuple(state["name"] for state in entered),
+            json.dumps([answer, history], default=str),
+        )
+
+    def run(self, attempt: Attempt) -> Ended:
+        return self.wait_for(self.start(attempt))
+
+    def happens(self, customer_id: str | None = "cus_first", **known: Any) -> Ended:
+        """An event of this customer arrives and is run to its end."""
+        return self.run(self.receive(customer_id, **known))
+
+    def runs_again(self, attempt: Attempt) -> Ended:
+        """The next attempt of an order, as RunDue takes it."""
+        again = self.ledger.next_attempt(attempt, int(self.clock.now))
+        assert again is not None
+        return self.run(again)
+
+    # -------------------------------------------------------------- what goes wrong
+
+    def fail(self, state: str, error: str, times: int = 1) -> None:
+        """The next calls of this state's Lambda end with this error name, without the handler being run."""
+        self.lambdas.faults.setdefault(state, deque()).extend([error] * times)
+
+    def meanwhile(self, state: str, happens: Callable[[], object]) -> None:
+        """Something happens after the state is entered, before its handler runs."""
+        self.lambdas.meanwhile.setdefault(state, deque()).append(happens)
+
+    # -------------------------------------------------------------- users and orders
+
+    def add_user(
+        self, email: str = EMAIL, *, enabled: bool = True, linked: tuple[str, ...] = (), **attributes: str
+    ) -> str:
+        """A user that is there before the story begins; their sub."""
+        pairs = {"email": email, "email_verified": "true"}
+        pairs |= {f"custom:{name}": value for name, value in attributes.items()}
+        cognito = self._clients.cognito
+        user = cognito.admin_create_user(
+            UserPoolId=self.pool_id,
+            Username=email,
+            UserAttributes=[{"Name": name, "Value": value} for name, value in pairs.items()],
+        )["User"]
+        if not enabled:
+            cognito.admin_disable_user(UserPoolId=self.pool_id, Username=user["Username"])
+        sub = next(str(each["Value"]) for each in user["Attributes"] if each["Name"] == "sub")
+        if linked:
+            assert self.ledger.link(linked, sub, replacing=None)
+        return sub
+
+    def add_payer(self, customer_id: str = "cus_first", dapps: int = 3) -> str:
+        """A user of ours who pays, linked, with nothing missing; their sub."""
+        self.billing.subscribe(customer_id, dapps)
+        return self.add_user(
+            linked=(customer_id,), num_dapps=str(dapps), payment_status="ACTIVE", payment_provider="STRIPE"
+        )
+
+    def add_lapsed(self, customer_id: str = "cus_first") -> str:
+        """A user of ours whom billing disabled; their sub."""
+        self.billing.subscribe(customer_id, 3, status="canceled")
+        return self.add_user(
+            enabled=False,
+            linked=(customer_id,),
+            num_dapps="0",
+            payment_status="CANCELLED",
+            payment_provider="STRIPE",
+            disabled_by="billing",
+        )
+
+    def delete_user(self, sub: str) -> None:
+        self._clients.cognito.admin_delete_user(UserPoolId=self.pool_id, Username=sub)
+
+    def disable_by_hand(self, sub: str) -> None:
+        self._clients.cognito.admin_disable_user(UserPoolId=self.pool_id, Username=sub)
+
+    def everybody(self) -> list[CognitoUser]:
+        found = self._clients.cognito.list_users(UserPoolId=self.pool_id)["Users"]
+        return [
+            CognitoUser(attributes["sub"], user["Enabled"], attributes)
+            for user in found
+            for attributes in [{each["Name"]: each["Value"] for each in user["Attributes"]}]
+        ]
+
+    def user(self, sub: str | None = None) -> CognitoUser:
+        """The user with this sub; without one, the only user there is."""
+        (found,) = [user for user in self.everybody() if sub in (None, user.sub)]
+        return found
+
+    def order(self, event_id: str) -> dict[str, Any]:
+        """The order's row, as an operator sees it."""
+        key = {"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}}
+        row = self._clients.dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)["Item"]
+        plain = TypeDeserializer().deserialize
+        return {name: plain(value) for name, value in row.items()}
+
+    def _substituted(self) -> str:
+        text = json.dumps(self.definition)
+        for name, arn in self._substitutions.items():
+            text = text.replace(f"${{{name}}}", arn)
+        return text
+
+
+# ------------------------------------------------------------------ how a person may stand when a story begins
+
+
+def first_purchase(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+
+
+def purchase_with_a_users_email(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.add_user(payment_provider="STRIPE")
+
+
+def upgrade(world: World) -> None:
+    world.add_payer()
+    world.billing.subscribe("cus_first", 5)
+
+
+def lapse(world: World) -> None:
+    world.add_payer()
+    world.billing.change_status("cus_first", "canceled")
+
+
+def recovery(world: World) -> None:
+    world.add_lapsed()
+    world.billing.subscribe("cus_first", 3)
+
+
+# ------------------------------------------------------------------ fixtures
+
+
+class _AnyErrorName(ErrorName):
+    """The name of an error that a Fail state reports."""
+
+
+@pytest.fixture(scope="session")
+def template() -> Template:
+    """template.yaml with its defaults, every resource under its logical id."""
+    template = Template(REPOSITORY / "template.yaml", {}, region=REGION, account_id=ACCOUNT)
+    for name, resource in template.resources.items():
+        service = "lambda" if resource.type == "AWS::Lambda::Function" else "local"
+        template.created(name, name, Arn=f"arn:aws:{service}:{REGION}:{ACCOUNT}:function:{name}")
+    return template
+
+
+@pytest.fixture(scope="session")
+def handlers(template: Template) -> dict[str, ModuleType]:
+    """State -> its Lambda's module, imported with exactly the environment that the template gives it."""
+    return {
+        name.removesuffix("Arn").removesuffix("Function"): _imported(template, name.removesuffix("Arn"))
+        for name in template.of_type("AWS::StepFunctions::StateMachine")[0].properties["DefinitionSubstitutions"]
+    }
+
+
+def _imported(template: Template, function: str) -> ModuleType:
+    properties = template.resolve(template.resources[function].properties)
+    file = properties["Handler"].removesuffix(".handler")
+    spec = importlib.util.spec_from_file_location(f"workflow_{file}", REPOSITORY / "functions" / f"{file}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patched:
+        for name in list(_environment()):
+            patched.delenv(name, raising=False)
+        for name, value in {**_environment(), **properties["Environment"]["Variables"]}.items():
+            patched.setenv(name, value)
+        spec.loader.exec_module(module)
+    return module
+
+
+def _environment() -> dict[str, str]:
+    """What the Lambda service itself sets."""
+    return {"AWS_DEFAULT_REGION": REGION, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+
+
+@pytest.fixture(scope="session")
+def clients() -> SimpleNamespace:
+    """The test's own clients; one for the whole session, because making one takes longer than a test."""
+    made = {
+        name: boto3.client(
+            service,
+            region_name=REGION,
+            aws_access_key_id="test",
+            aws_secret_access_key="test",
+        )
+        for name, service in (
+            ("cognito", "cognito-idp"),
+            ("dynamodb", "dynamodb"),
+            ("stepfunctions", "stepfunctions"),
+        )
+    }
+    return SimpleNamespace(**made)
+
+
+@pytest.fixture
+def world(
+    template: Template,
+    handlers: dict[str, ModuleType],
+    clients: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[World]:
+    waits: list[float] = []
+    cognito = Cognito()
+    monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse)
+    # Reading moto's signing key takes 0.1 s, and nobody signs in here.
+    monkeypatch.setattr(moto.cognitoidp.models.jwk.RSAKey, "import_key", lambda key: key)
+    # The language forbids to make up a name such as States.Timeout; moto refuses to pass a real one on, too.
+    monkeypatch.setattr(state_fail, "CustomErrorName", _AnyErrorName)
+    with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
+        table = template.resolve(template.resources["OrdersTable"].properties)
+        kept = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
+        clients.dynamodb.create_table(TableName="OrdersTable", **{name: table[name] for name in kept})
+        pool = template.resolve(template.resources["UserPool"].properties)
+        pool_id = clients.cognito.create_user_pool(PoolName=pool.pop("UserPoolName"), **pool)["UserPool"]["Id"]
+        world = World(template, handlers, clients, pool_id, cognito, waits)
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            world.clock.pass_by(seconds)
+
+        monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=wait))
+        # FULL jitter draws between nothing and the back-off; here the dice always show the most.
+        monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda low, high: high))
+        monkeypatch.setattr(lambda_eval_utils, "_invoke_lambda_function", world.lambdas.invoke)
+        for module in handlers.values():
+            monkeypatch.setattr(module, "time", world.clock, raising=False)
+            if hasattr(module, "users"):
+                monkeypatch.setattr(module, "users", Users(cognito.spied(module.users._client), pool_id))
+        monkeypatch.setattr(handlers["ReadBilling"], "billing", world.billing)
+        # Another suite may have imported it first, in no Lambda's environment.
+        environment = template.resources["MarkFulfilledFunction"].properties["Environment"]["Variables"]
+        monkeypatch.setattr(telemetry.metrics, "namespace", environment["POWERTOOLS_METRICS_NAMESPACE"])
+        yield world

@@ -1,0 +1,791 @@
+"""The stories of a person, told to the real machine: what happens at Stripe, and how their user stands then."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from gateway.access import Item, Purchase
+from gateway.billing import Customer
+from gateway.errors import StripeKeyRejected, StripeUnavailable
+from gateway.events import OrderItem
+from gateway.events import Purchase as KnownPurchase
+from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson
+from tests.local import moto_fixes
+from tests.workflow.conftest import (
+    ACCOUNT,
+    EMAIL,
+    NAME,
+    REGION,
+    World,
+    first_purchase,
+    killed,
+    lapse,
+    purchase_with_a_users_email,
+    recovery,
+    upgrade,
+)
+
+LOOK = ("ReadBilling", "LookupUser", "DecideAccess")
+DONE = (*LOOK, "MarkFulfilled", "Fulfilled")
+FAILED = ("MarkUnfulfilled", "NotFulfilled")
+RETRY_AFTER = 300  # RetryAfterSeconds' default
+
+
+# ------------------------------------------------------------------ one person, one customer
+
+
+def test_a_first_purchase_makes_the_user_once_and_links_them(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    order = world.receive()
+
+    ended = world.run(order)
+
+    assert (ended.status, ended.path) == ("SUCCEEDED", (*LOOK, "CreateUser", *DONE))
+    user = world.user()
+    assert user.enabled
+    assert dict(user.attributes) == {
+        "sub": user.sub,
+        "email": EMAIL,
+        "email_verified": "true",
+        "custom:num_dapps": "3",
+        "custom:payment_status": "ACTIVE",
+        "custom:payment_provider": "STRIPE",
+        "custom:stripe_customer_id": "cus_first",
+    }
+    assert world.ledger.party("cus_first").sub == user.sub
+    person = world.ledger.person(user.sub)
+    assert person is not None
+    assert (person.parties, person.granted, person.before) == ({"cus_first"}, 3, None)
+    assert [mail.to for mail in moto_fixes.outbox if mail.user_pool_id == world.pool_id] == [EMAIL]
+
+
+def test_a_fulfilled_order_tells_what_changed_and_why(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    order = world.receive()
+    world.run(order)
+    world.billing.subscribe("cus_first", 5)
+    upgrade = world.receive()
+    world.clock.pass_by(60)
+
+    world.run(upgrade)
+
+    row = world.order(upgrade.event_id)
+    machine = f"arn:aws:states:{REGION}:{ACCOUNT}:execution:FulfillmentStateMachine"
+    assert world.order(order.event_id)["before"] is None
+    assert row["before"] == {"enabled": True, "dapp_limit": 3, "payment_status": "ACTIVE"}
+    assert row["after"] == {"enabled": True, "dapp_limit": 5, "payment_status": "ACTIVE"}
+    assert (row["state"], row["status"], row["outcome"]) == ("FULFILLED", "fulfilled", "enabled")
+    assert (row["reason"], row["execution"]) == ("sub_cus_first active", f"{machine}:{upgrade.event_id}")
+    assert row["fulfilled_at"] == world.clock.now
+    assert not {"due", "due_at", "last_error"} & row.keys()
+
+
+def test_five_events_of_one_purchase_make_one_user(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+
+    orders = [world.receive() for _ in range(5)]
+    ends = [world.run(order) for order in orders]
+
+    assert [ended.status for ended in ends] == ["SUCCEEDED"] * 5
+    assert world.cognito.calls.count("admin_create_user") == 1
+    assert {world.order(order.event_id)["state"] for order in orders} == {"FULFILLED"}
+    assert world.user().limit == "3"
+
+
+def test_five_events_of_one_purchase_at_once_make_one_user(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+
+    orders = [world.receive() for _ in range(5)]
+    started = [world.start(order) for order in orders]
+    ends = [world.wait_for(execution) for execution in started]
+
+    assert [ended.status for ended in ends] == ["SUCCEEDED"] * 5
+    assert {world.order(order.event_id)["state"] for order in orders} == {"FULFILLED"}
+    assert world.user().limit == "3"
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 7), (7, 3), (3, 0)])
+def test_the_limit_follows_the_quantity_up_and_down(world: World, before: int, after: int) -> None:
+    sub = world.add_payer(dapps=before)
+    world.billing.subscribe("cus_first", after)
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "SetDappLimit", *DONE)
+    assert (world.user(sub).limit, world.user(sub).enabled) == (str(after), True)
+    assert world.cognito.writes == ["admin_update_user_attributes"]
+
+
+def test_a_lapse_takes_everything_away(world: World) -> None:
+    sub = world.add_payer()
+    world.billing.change_status("cus_first", "canceled")
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "DisableUser", *DONE)
+    user = world.user(sub)
+    assert (user.enabled, user.limit, user.status, user.disabled_by) == (False, "0", "CANCELLED", "billing")
+    # Who disabled is known before the disabling, and whoever is disabled has been signed out.
+    assert world.cognito.writes == [
+        "admin_update_user_attributes",
+        "admin_user_global_sign_out",
+        "admin_disable_user",
+    ]
+
+
+def test_a_renewal_after_a_lapse_gives_everything_back(world: World) -> None:
+    sub = world.add_lapsed()
+    world.billing.subscribe("cus_first", 4)
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "EnableUser", *DONE)
+    user = world.user(sub)
+    assert (user.enabled, user.limit, user.status, user.disabled_by) == (True, "4", "ACTIVE", "")
+    assert world.cognito.writes == [
+        "admin_update_user_attributes",
+        "admin_enable_user",
+        "admin_update_user_attributes",
+    ]
+
+
+def test_a_renewal_without_a_change_writes_nothing(world: World) -> None:
+    world.add_payer()
+
+    assert world.happens().path == DONE
+    assert world.cognito.writes == []
+
+
+def test_a_lapse_of_a_lapsed_user_writes_nothing(world: World) -> None:
+    world.add_lapsed()
+
+    assert world.happens().path == DONE
+    assert world.cognito.writes == []
+
+
+def test_a_lapsed_user_whose_status_changes_stays_disabled(world: World) -> None:
+    sub = world.add_lapsed()
+    world.billing.change_status("cus_first", "unpaid")
+
+    assert world.happens().path == (*LOOK, "SetDappLimit", *DONE)
+    assert (world.user(sub).enabled, world.user(sub).status) == (False, "FAILED")
+
+
+def test_grace_keeps_the_limit_and_ends_by_itself(world: World) -> None:
+    sub = world.add_payer()
+    first_unpaid = int(world.clock.now)
+    world.billing.change_status("cus_first", "past_due", first_unpaid=first_unpaid)
+
+    world.happens()
+
+    assert (world.user(sub).enabled, world.user(sub).status) == (True, "LAPSED")
+    person = world.ledger.person(sub)
+    assert person is not None
+    assert person.recheck_at == first_unpaid + 72 * 3600
+    world.clock.pass_by(72 * 3600)
+    world.happens()
+    assert (world.user(sub).enabled, world.user(sub).status) == (False, "FAILED")
+    person = world.ledger.person(sub)
+    assert person is not None
+    assert person.recheck_at is None
+
+
+def test_a_recheck_that_comes_a_second_early_is_not_lost(world: World) -> None:
+    """RunDue and ReadBilling run on machines of their own, whose clocks differ."""
+    world.add_payer()
+    ends_at = int(world.clock.now) + 3600
+    world.billing.change_status("cus_first", "active", ends_at=ends_at)
+    world.happens()
+
+    def due() -> list[Attempt | DuePerson]:
+        return [each for shard in range(DUE_SHARDS) for each in world.ledger.due(shard, ends_at)]
+
+    (person,) = due()
+    assert isinstance(person, DuePerson)
+    recheck = world.receive()
+    world.ledger.rechecked(person)
+    world.clock.now = ends_at - 1
+    world.run(recheck)
+
+    assert due() == [person]
+
+
+@pytest.mark.parametrize("status", ["incomplete", "incomplete_expired", "canceled", "unpaid", "frozen_by_martians"])
+def test_who_never_paid_never_gets_a_user(world: World, status: str) -> None:
+    world.billing.subscribe("cus_first", 3, status=status)
+
+    assert world.happens().path == DONE
+    assert world.everybody() == []
+
+
+@pytest.mark.parametrize("status", ["incomplete", "frozen_by_martians"])
+def test_no_verdict_leaves_the_user_alone(world: World, status: str) -> None:
+    sub = world.add_payer()
+    before = world.user(sub)
+    world.billing.change_status("cus_first", status)
+    order = world.receive()
+
+    assert world.run(order).path == DONE
+    assert world.user(sub) == before
+    assert world.cognito.writes == []
+    assert world.order(order.event_id)["outcome"] == "left_alone"
+
+
+# ------------------------------------------------------------------ people who are not billing's business
+
+
+@pytest.mark.parametrize("status", ["active", "canceled"])
+def test_a_user_disabled_by_a_person_stays_so(world: World, status: str) -> None:
+    sub = world.add_payer()
+    world.disable_by_hand(sub)
+    before = world.user(sub)
+    world.billing.subscribe("cus_first", 9, status=status)
+    order = world.receive()
+
+    assert world.run(order).path == DONE
+    assert world.user(sub) == before
+    assert world.order(order.event_id)["outcome"] == "held"
+
+
+def test_a_ban_while_lapsed_survives_the_next_payment(world: World) -> None:
+    sub = world.add_lapsed()
+    world.users.update(sub, disabled_by="operator")
+    world.billing.subscribe("cus_first", 3)
+
+    assert world.happens().path == DONE
+    assert (world.user(sub).enabled, world.user(sub).disabled_by) == (False, "operator")
+
+
+@pytest.mark.parametrize("linked", [(), ("cus_first",)])
+@pytest.mark.parametrize("status", ["active", "canceled"])
+def test_a_comped_user_is_never_touched(world: World, linked: tuple[str, ...], status: str) -> None:
+    sub = world.add_user(linked=linked, num_dapps="50", payment_provider="ADMIN")
+    before = world.user(sub)
+    world.billing.subscribe("cus_first", 3, status=status)
+    order = world.receive()
+
+    assert world.run(order).path == DONE
+    assert world.user(sub) == before
+    assert world.order(order.event_id)["outcome"] == "comped"
+
+
+def test_a_strangers_email_only_grants_and_is_taken_back(world: World) -> None:
+    sub = world.add_user(num_dapps="1", payment_status="GIFT")
+    world.billing.subscribe("cus_stranger", 3)
+    before = world.user(sub)
+
+    granted = world.happens("cus_stranger")
+
+    assert granted.path == (*LOOK, "LinkUser", *LOOK, "SetDappLimit", *DONE)
+    assert (world.user(sub).enabled, world.user(sub).limit, world.user(sub).status) == (True, "3", "ACTIVE")
+    assert "custom:payment_provider" not in world.user(sub).attributes
+    world.billing.change_status("cus_stranger", "canceled")
+    taken = world.happens("cus_stranger")
+    assert taken.path == (*LOOK, "SetDappLimit", *DONE)
+    assert world.user(sub) == before
+    assert "admin_disable_user" not in world.cognito.calls
+
+
+@pytest.mark.parametrize("bought", [1, 10])
+def test_a_strangers_purchase_never_lowers_an_existing_user(world: World, bought: int) -> None:
+    sub = world.add_user(num_dapps="10", payment_status="ACTIVE")
+    world.billing.subscribe("cus_stranger", bought)
+
+    world.happens("cus_stranger")
+
+    assert world.user(sub).limit == "10"
+
+
+@pytest.mark.parametrize("status", ["canceled", "unpaid"])
+def test_a_stranger_who_does_not_pay_is_not_even_linked(world: World, status: str) -> None:
+    world.add_user(num_dapps="10")
+    world.billing.subscribe("cus_stranger", 3, status=status)
+
+    assert world.happens("cus_stranger").path == DONE
+    assert world.cognito.writes == []
+    assert world.ledger.party("cus_stranger").sub is None
+
+
+def test_a_stranger_with_a_payers_email_takes_nothing_from_them(world: World) -> None:
+    sub = world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_stranger", 2)
+
+    world.happens("cus_stranger")
+    assert world.user(sub).limit == "5"
+
+    world.billing.change_status("cus_stranger", "canceled")
+    world.happens("cus_stranger")
+    assert (world.user(sub).limit, world.user(sub).enabled) == ("3", True)
+
+
+# ------------------------------------------------------------------ one person, several customers
+
+
+def test_a_returning_buyer_joins_and_the_limits_are_summed(world: World) -> None:
+    sub = world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_second", 4)
+
+    ended = world.happens("cus_second")
+
+    assert ended.path == (*LOOK, "LinkUser", *LOOK, "SetDappLimit", *DONE)
+    assert (world.user().sub, world.user().limit) == (sub, "7")
+    person = world.ledger.person(sub)
+    assert person is not None
+    assert (person.parties, person.before) == ({"cus_first", "cus_second"}, None)
+
+
+def test_a_returning_buyer_who_had_lapsed_is_enabled(world: World) -> None:
+    sub = world.add_lapsed("cus_first")
+    world.billing.subscribe("cus_second", 4)
+
+    ended = world.happens("cus_second")
+
+    assert ended.path == (*LOOK, "LinkUser", *LOOK, "EnableUser", *DONE)
+    assert (world.user(sub).enabled, world.user(sub).limit) == (True, "4")
+
+
+def test_an_old_subscriptions_end_takes_only_its_own_units(world: World) -> None:
+    sub = world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_second", 4)
+    world.happens("cus_second")
+    world.billing.change_status("cus_first", "canceled")
+
+    world.happens("cus_first")
+
+    assert (world.user(sub).enabled, world.user(sub).limit) == (True, "4")
+
+
+def test_an_email_in_another_case_is_the_same_person(world: World) -> None:
+    sub = world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_shouting", 4, email=EMAIL.upper())
+
+    world.happens("cus_shouting")
+
+    assert (world.user().sub, world.user().limit) == (sub, "7")
+
+
+def test_a_guests_purchase_makes_a_user_without_a_customer(world: World) -> None:
+    world.billing.purchases["cs_guest"] = Purchase("cs_guest", "paid", (Item("price_dapp", 2, "1"),))
+    bought = KnownPurchase("cs_guest", "session", 0, ())
+
+    ended = world.happens(None, order_id="cs_guest", purchase=bought)
+
+    assert ended.path == (*LOOK, "CreateUser", *DONE)
+    assert world.user().limit == "2"
+    assert "custom:stripe_customer_id" not in world.user().attributes
+    assert world.ledger.party("cs_guest").sub == world.user().sub
+
+
+def test_a_returned_legacy_order_takes_its_units_back(world: World) -> None:
+    line = (Item("sku_dapp", 2, "1"),)
+    for version, status in enumerate(["paid", "returned"]):
+        world.billing.purchases["or_1"] = Purchase("or_1", status, line)
+        bought = KnownPurchase("or_1", status, version, (OrderItem("sku_dapp", 2),))
+        world.happens(None, order_id="or_1", purchase=bought)
+
+    user = world.user()
+    assert (user.enabled, user.limit, user.status) == (False, "0", "CANCELLED")
+
+
+# ------------------------------------------------------------------ somebody else writes meanwhile
+
+
+def test_a_user_made_by_somebody_else_at_the_same_moment_is_joined(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.cognito.before["admin_create_user"] = world.add_user  # Cognito answers UsernameExists
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "CreateUser", *LOOK, "LinkUser", *LOOK, "SetDappLimit", *DONE)
+    assert world.user().limit == "3"
+
+
+def test_a_user_deleted_by_hand_is_made_again_with_all_links(world: World) -> None:
+    old = world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_second", 4)
+    world.happens("cus_second")
+    world.delete_user(old)
+
+    ended = world.happens("cus_first")
+
+    assert ended.path == (*LOOK, "CreateUser", *DONE)
+    new = world.user()
+    assert (new.sub != old, new.limit) == (True, "7")
+    assert {world.ledger.party(party).sub for party in ("cus_first", "cus_second")} == {new.sub}
+
+
+def test_a_user_deleted_by_hand_stays_deleted_when_nobody_pays(world: World) -> None:
+    world.delete_user(world.add_lapsed())
+    order = world.receive()
+
+    assert world.run(order).path == DONE
+    assert world.everybody() == []
+    assert world.order(order.event_id)["outcome"] == "no_user"
+
+
+def test_a_user_deleted_while_being_written_is_made_again_by_the_next_run(world: World) -> None:
+    sub = world.add_payer()
+    world.billing.subscribe("cus_first", 5)
+    world.cognito.before["admin_update_user_attributes"] = lambda: world.delete_user(sub)
+    order = world.receive()
+
+    ended = world.run(order)
+    assert (ended.path[-2:], ended.error) == (FAILED, "UserMissing")
+
+    world.clock.pass_by(RETRY_AFTER)
+    assert world.runs_again(order).status == "SUCCEEDED"
+    assert world.user().limit == "5"
+
+
+@pytest.mark.parametrize(
+    ("state", "arrange"),
+    [
+        ("LinkUser", purchase_with_a_users_email),
+        ("DisableUser", lapse),
+        ("EnableUser", recovery),
+        ("SetDappLimit", upgrade),
+    ],
+)
+def test_a_user_who_is_not_as_decided_on_is_not_written(
+    world: World, state: str, arrange: Callable[[World], None]
+) -> None:
+    arrange(world)
+    sub = world.user().sub
+    # Somebody writes between the decision and the writer's lease; what is written at the next look is our answer.
+    world.meanwhile(state, lambda: world.users.update(sub, dapp_limit=77))
+    writes_by_then: list[int] = []
+    world.meanwhile("LookupUser", lambda: None)
+    world.meanwhile("LookupUser", lambda: writes_by_then.append(len(world.cognito.writes)))
+
+    ended = world.happens()
+
+    assert ended.path[:6] == (*LOOK, state, *LOOK[:2])
+    assert writes_by_then == [0]
+    assert ended.status == "SUCCEEDED"
+    assert world.user().limit != "77"
+
+
+def test_a_user_who_appears_before_they_are_made_is_not_made(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.meanwhile("CreateUser", world.add_user)
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "CreateUser", *LOOK, "LinkUser", *LOOK, "SetDappLimit", *DONE)
+    assert "admin_create_user" not in world.cognito.calls
+
+
+def test_a_run_that_never_gets_there_gives_up_after_ten_looks(world: World) -> None:
+    sub = world.add_payer()
+    for _ in range(20):
+        world.meanwhile("LookupUser", lambda: world.users.update(sub, dapp_limit=99))
+    order = world.receive()
+
+    ended = world.run(order)
+
+    assert (ended.status, ended.error, ended.path[-2:]) == ("FAILED", "DidNotConverge", FAILED)
+    assert ended.path.count("LookupUser") == ended.path.count("SetDappLimit") == 10
+    assert world.order(order.event_id)["last_error"].startswith("DidNotConverge: 10 looks")
+
+
+def test_two_customers_of_a_user_deleted_by_hand_make_one_user(world: World) -> None:
+    """Both runs are about to make the user again, each under the e-mail address of its own customer."""
+    old = world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_second", 4)
+    world.happens("cus_second")
+    world.billing.subscribe("cus_second", 4, email="trillian@heartofgold.example")
+    world.happens("cus_second")
+    world.delete_user(old)
+
+    def the_other_run_gets_through() -> None:
+        with world.ledger.lease("cus_second", "another invocation", int(world.clock.now)):
+            sub = world.add_user("trillian@heartofgold.example", num_dapps="7", payment_provider="STRIPE")
+            world.ledger.link(["cus_first", "cus_second"], sub, replacing=old)
+
+    world.cognito.before["admin_create_user"] = the_other_run_gets_through
+    world.happens("cus_first")
+
+    assert len([user for user in world.everybody() if user.enabled]) == 1
+
+
+# ------------------------------------------------------------------ killed in the middle
+
+
+def test_a_lambda_killed_before_it_linked_the_new_user_is_healed_by_the_same_run(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.cognito.after["admin_create_user"] = killed
+
+    ended = world.happens()
+
+    # The dead one's lease has to expire first; then the user is found, and claimed.
+    assert sum(world.waits) >= 30
+    assert ended.path == (*LOOK, "CreateUser", *LOOK, "LinkUser", *DONE)
+    assert world.cognito.calls.count("admin_create_user") == 1
+    assert world.ledger.party("cus_first").sub == world.user().sub
+
+
+def _killed_before_the_link(world: World) -> None:
+    """A first run that dies for good between AdminCreateUser and the link, then half an hour."""
+    world.billing.subscribe("cus_first", 3)
+    world.cognito.after["admin_create_user"] = killed
+    world.meanwhile("CreateUser", lambda: world.fail("CreateUser", "CognitoRejected"))
+    ended = world.happens()
+    assert (ended.path[-3:], ended.error) == (("CreateUser", *FAILED), "CognitoRejected")
+    assert world.ledger.party("cus_first").sub is None
+    world.clock.pass_by(1800)
+
+
+def test_the_next_run_links_the_user_that_a_killed_run_made(world: World) -> None:
+    _killed_before_the_link(world)
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "LinkUser", *DONE)
+    person = world.ledger.person(world.user().sub)
+    assert person is not None
+    assert person.before is None  # ours, not adopted
+
+
+def test_the_next_run_finds_that_user_although_the_customers_email_has_changed(world: World) -> None:
+    _killed_before_the_link(world)
+    world.billing.subscribe("cus_first", 3, email="trillian@heartofgold.example")
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "LinkUser", *DONE)
+    assert world.user().attributes["email"] == EMAIL
+
+
+def test_the_next_run_disables_that_user_when_the_payer_has_stopped(world: World) -> None:
+    _killed_before_the_link(world)
+    world.billing.change_status("cus_first", "canceled")
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "LinkUser", *LOOK, "DisableUser", *DONE)
+    user = world.user()
+    assert (user.enabled, user.limit, user.disabled_by) == (False, "0", "billing")
+
+
+def test_a_claim_does_not_reach_a_user_that_somebody_else_made(world: World) -> None:
+    world.billing.subscribe("cus_stranger", 3, status="canceled")
+    world.ledger.claim_email("cus_stranger", EMAIL)
+    sub = world.add_user(num_dapps="10")
+
+    assert world.happens("cus_stranger").path == DONE
+    assert (world.user(sub).enabled, world.user(sub).limit) == (True, "10")
+
+
+DISABLING = ("admin_update_user_attributes", "admin_user_global_sign_out", "admin_disable_user")
+ENABLING = ("admin_update_user_attributes", "admin_enable_user")
+
+
+@pytest.mark.parametrize(
+    ("arrange", "call", "enabled"),
+    [
+        *((lapse, call, False) for call in DISABLING),
+        *((recovery, call, True) for call in ENABLING),
+    ],
+)
+def test_a_lambda_killed_after_any_write_is_healed_by_the_same_run(
+    world: World, arrange: Callable[[World], None], call: str, enabled: bool
+) -> None:
+    arrange(world)
+    world.cognito.after[call] = killed
+
+    ended = world.happens()
+
+    user = world.user()
+    assert ended.status == "SUCCEEDED"
+    assert (user.enabled, user.limit) == ((True, "3") if enabled else (False, "0"))
+    assert user.disabled_by == ("" if enabled else "billing")
+    if not enabled:
+        assert "admin_user_global_sign_out" in world.cognito.calls
+
+
+@pytest.mark.parametrize("call", DISABLING)
+def test_a_payer_who_returns_after_a_half_done_disabling_has_access(world: World, call: str) -> None:
+    lapse(world)
+    world.cognito.after[call] = killed
+    world.meanwhile("DisableUser", lambda: world.fail("DisableUser", "CognitoRejected"))
+    assert world.happens().error == "CognitoRejected"
+    world.clock.pass_by(1800)
+    world.billing.subscribe("cus_first", 3)
+
+    world.happens()
+
+    user = world.user()
+    assert (user.enabled, user.limit, user.disabled_by) == (True, "3", "")
+
+
+# ------------------------------------------------------------------ orders
+
+
+def test_a_run_closes_every_order_of_the_person_recorded_before_it(world: World) -> None:
+    world.add_payer("cus_first", 3)
+    world.billing.subscribe("cus_second", 4)
+    world.happens("cus_second")
+    left = [world.receive(customer) for customer in ("cus_first", "cus_second", "cus_first")]
+    world.clock.pass_by(6)
+    too_young = world.receive()
+
+    ended = world.happens()
+
+    assert {world.order(order.event_id)["state"] for order in left} == {"FULFILLED"}
+    assert world.order(too_young.event_id)["state"] == "RECEIVED"
+    assert '\\"closed\\": 4' in ended.traces
+
+
+def test_a_run_closes_no_order_of_anybody_else(world: World) -> None:
+    world.add_payer("cus_first", 3)
+    other = world.receive("cus_arthur")
+    world.clock.pass_by(60)
+
+    world.happens("cus_first")
+
+    assert world.order(other.event_id)["state"] == "RECEIVED"
+
+
+def test_a_failed_order_is_due_again_with_growing_waits_until_it_is_given_up(world: World) -> None:
+    world.billing.error = StripeKeyRejected("Stripe answered 401: check the key in Secrets Manager and its rights")
+    order = world.receive()
+    attempt, waits = order, []
+
+    for number in itertools.count(1):
+        ended = world.run(attempt)
+        assert (ended.status, ended.error) == ("FAILED", "StripeKeyRejected")
+        row = world.order(order.event_id)
+        assert (row["state"], row["attempts"], row["status"]) == ("UNFULFILLED", number, "paid")
+        assert row["last_error"].startswith("StripeKeyRejected: Stripe answered 401")
+        assert row["execution"].endswith(f":{attempt.execution_name}")
+        if "due_at" not in row:
+            break
+        waits.append(int(row["due_at"]) - world.clock.now)
+        world.clock.pass_by(waits[-1])
+        again = world.ledger.next_attempt(attempt, int(world.clock.now))
+        assert again is not None
+        attempt = again
+
+    assert waits == [300, 600, 1200, 2400, 4800, 9600, 19200, *[21600] * 6]
+    assert (number, "due" in row) == (MAX_ATTEMPTS, False)
+
+
+def test_the_next_run_mends_a_failed_order(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.billing.error = StripeUnavailable("Stripe answered 503")
+    order = world.receive()
+    assert world.run(order).path == ("ReadBilling", *FAILED)
+    world.billing.error = None
+
+    assert world.runs_again(order).status == "SUCCEEDED"
+
+    row = world.order(order.event_id)
+    assert (row["state"], row["attempts"]) == ("FULFILLED", 2)
+    assert "last_error" not in row
+
+
+def test_an_order_fulfilled_meanwhile_is_not_reopened_by_a_late_failure(world: World) -> None:
+    world.add_payer()
+    order = world.receive()
+    ending = {"execution": "another", "outcome": "enabled", "reason": "another run"}
+    world.meanwhile("ReadBilling", lambda: world.fail("LookupUser", "CognitoRejected"))
+    world.meanwhile("MarkUnfulfilled", lambda: world.ledger.close(order.event_id, 1, **ending))
+
+    assert world.run(order).status == "FAILED"
+    assert world.order(order.event_id)["state"] == "FULFILLED"
+
+
+# ------------------------------------------------------------------ missing is not unpaid
+
+
+def test_a_customer_that_stripe_does_not_know_keeps_the_access(world: World) -> None:
+    sub = world.add_payer()
+    del world.billing.customers["cus_first"]
+
+    ended = world.happens()
+
+    assert (ended.status, ended.error) == ("FAILED", "BillingIncomplete")
+    assert (world.user(sub).enabled, world.user(sub).limit) == (True, "3")
+
+
+def test_an_empty_list_where_a_subscription_was_is_an_error(world: World) -> None:
+    sub = world.add_payer()
+    world.happens()
+    world.billing.customers["cus_first"] = Customer("cus_first", EMAIL, deleted=False, subscriptions=())
+
+    ended = world.happens()
+
+    assert (ended.status, ended.error) == ("FAILED", "BillingIncomplete")
+    assert world.user(sub).enabled
+
+
+@pytest.mark.parametrize("email", [None, "", "no at sign", "a" * 129 + "@heartofgold.example"])
+def test_a_payer_without_a_usable_email_is_an_error_that_says_what_to_do(world: World, email: str | None) -> None:
+    world.billing.subscribe("cus_first", 3, email=email)
+
+    ended = world.happens()
+
+    assert (ended.path, ended.error) == ((*LOOK, "CreateUser", *FAILED), "EmailUnusable")
+    assert "set one in Stripe" in (ended.cause or "")
+
+
+# ------------------------------------------------------------------ no personal data in the history
+
+
+def _a_defect_that_quotes_the_email(world: World) -> None:
+    world.billing.error = ValueError(f"cannot read {EMAIL} of {NAME}")
+
+
+def _a_lambda_that_dies(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.cognito.after["admin_create_user"] = killed
+
+
+def _an_unusable_email(world: World) -> None:
+    world.billing.subscribe("cus_first", 3, email=f"{EMAIL}@{EMAIL}")
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        first_purchase,
+        purchase_with_a_users_email,
+        lapse,
+        recovery,
+        upgrade,
+        _a_lambda_that_dies,
+        _a_defect_that_quotes_the_email,
+        _an_unusable_email,
+    ],
+)
+def test_an_execution_leaves_no_personal_data_behind(world: World, arrange: Callable[[World], None]) -> None:
+    arrange(world)
+
+    traces = world.happens().traces.lower()
+
+    assert "cus_first" in traces  # the whole history is there
+    for words in (EMAIL, NAME):
+        assert not [word for word in words.lower().replace("@", " ").split() if word in traces]
+
+
+# ------------------------------------------------------------------ what a run costs
+
+
+@pytest.mark.parametrize(
+    ("arrange", "transitions"),
+    [
+        (World.add_payer, 5),
+        (first_purchase, 9),
+        (upgrade, 9),
+        (lapse, 9),
+        (recovery, 9),
+    ],
+    ids=["renewal", "create", "limit change", "lapse", "recovery"],
+)
+def test_a_run_takes_no_more_state_transitions_than_it_must(
+    world: World, arrange: Callable[[World], object], transitions: int
+) -> None:
+    arrange(world)
+
+    assert len(world.happens().path) == transitions

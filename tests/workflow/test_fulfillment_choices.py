@@ -1,0 +1,138 @@
+"""Every branch of DecideAccess and every state of the machine, in the real interpreter."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.workflow.conftest import EMAIL, World, definition, first_purchase, lapse, recovery, upgrade
+
+DEFINITION = definition()
+DECISION = DEFINITION["States"]["DecideAccess"]
+
+
+def _nothing_known(world: World) -> None:
+    world.billing.subscribe("cus_first", 3, status="incomplete")
+
+
+def _comped(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.add_user(linked=("cus_first",), payment_provider="ADMIN")
+
+
+def _held(world: World) -> None:
+    world.disable_by_hand(world.add_payer())
+
+
+def _never_paid(world: World) -> None:
+    world.billing.subscribe("cus_first", 3, status="canceled")
+
+
+def _pays_with_the_email_of_a_strangers_user(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.add_user()
+
+
+def _stopped_before_the_link(world: World) -> None:
+    world.billing.subscribe("cus_first", 3, status="canceled")
+    world.ledger.claim_email("cus_first", EMAIL)
+    world.add_user(payment_provider="STRIPE")
+
+
+def _was_not_enabled_to_the_end(world: World) -> None:
+    world.users.enable(world.add_lapsed())
+    world.billing.subscribe("cus_first", 3)
+
+
+def _was_not_disabled_to_the_end(world: World) -> None:
+    world.users.enable(world.add_lapsed())
+
+
+def _pays_late(world: World) -> None:
+    world.add_payer()
+    world.billing.change_status("cus_first", "past_due", first_unpaid=int(world.clock.now))
+
+
+def _has_no_limit_yet(world: World) -> None:
+    world.billing.subscribe("cus_first", 0)
+    world.add_user(linked=("cus_first",), payment_status="ACTIVE", payment_provider="STRIPE")
+
+
+def _lapsed_long_ago(world: World) -> None:
+    world.add_lapsed()
+
+
+# Position in DecideAccess (its length: Default) -> what leads there.
+BRANCHES: list[tuple[int, Callable[[World], object]]] = [
+    (0, _nothing_known),
+    (1, _comped),
+    (1, _held),
+    (2, first_purchase),
+    (3, _never_paid),
+    (4, _pays_with_the_email_of_a_strangers_user),
+    (4, _stopped_before_the_link),
+    (5, recovery),
+    (5, _was_not_enabled_to_the_end),
+    (6, lapse),
+    (6, _was_not_disabled_to_the_end),
+    (7, upgrade),
+    (7, _pays_late),
+    (7, _has_no_limit_yet),
+    (8, World.add_payer),
+    (8, _lapsed_long_ago),
+]
+
+
+def _with_signs(definition: dict[str, Any]) -> dict[str, Any]:
+    """The definition with a state between DecideAccess and wherever each of its branches leads."""
+    signed = copy.deepcopy(definition)
+    decision = signed["States"]["DecideAccess"]
+    for position, choice in enumerate(decision["Choices"]):
+        signed["States"][f"Branch{position}"] = {"Type": "Pass", "Next": choice["Next"]}
+        choice["Next"] = f"Branch{position}"
+    default = f"Branch{len(decision['Choices'])}"
+    signed["States"][default] = {"Type": "Pass", "Next": decision["Default"]}
+    decision["Default"] = default
+    return signed
+
+
+def test_every_branch_has_a_case() -> None:
+    assert sorted({position for position, _ in BRANCHES}) == list(range(len(DECISION["Choices"]) + 1))
+
+
+@pytest.mark.parametrize(("position", "arrange"), BRANCHES)
+def test_a_person_takes_the_branch_that_is_meant_for_them(
+    world: World, position: int, arrange: Callable[[World], object]
+) -> None:
+    world.use(_with_signs(DEFINITION))
+    arrange(world)
+
+    ended = world.happens()
+
+    targets = [*(choice["Next"] for choice in DECISION["Choices"]), DECISION["Default"]]
+    assert ended.status == "SUCCEEDED"
+    assert ended.path[3:5] == (f"Branch{position}", targets[position])
+
+
+def test_every_state_is_reached(world: World) -> None:
+    reached: set[str] = set()
+
+    def run() -> None:
+        reached.update(world.happens().path)
+        world.clock.pass_by(60)
+
+    world.billing.subscribe("cus_first", 3)
+    run()  # CreateUser
+    world.billing.subscribe("cus_first", 5)
+    run()  # SetDappLimit
+    world.billing.change_status("cus_first", "canceled")
+    run()  # DisableUser
+    world.billing.subscribe("cus_first", 5)
+    run()  # EnableUser
+    world.billing.subscribe("cus_second", 1)
+    reached.update(world.happens("cus_second").path)  # LinkUser
+    world.fail("LookupUser", "CognitoRejected")
+    run()  # MarkUnfulfilled
+
+    assert reached == set(DEFINITION["States"])

@@ -1,0 +1,144 @@
+"""RULES case 10: two runs of one person, every interleaving of their reads and writes, with a kill at every point.
+
+Each scenario is explored completely (tests/workflow/machine.py). The last tests take a protection out and see the
+exploration find the harm that it prevents.
+"""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from unittest.mock import ANY
+
+import pytest
+
+from gateway import telemetry
+from gateway.access import User
+from gateway.ledger import Party, Person
+from tests.workflow.machine import FakeLedger, Handlers, Scenario, World, explore
+
+
+EMAIL = "buyer@example.com"
+
+
+def no_user(status: str = "active", quantity: int = 3) -> World:
+    return World(stripe={"cus_1": (EMAIL, ((status, quantity),))})
+
+
+def with_user(status: str, quantity: int, user: User) -> World:
+    world = no_user(status, quantity)
+    world.users["sub-0"] = (EMAIL, user)
+    world.parties["cus_1"] = Party("cus_1", "sub-0", EMAIL, EMAIL, subscribed=True)
+    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted=3)
+    return world
+
+
+ENABLED = User(True, "sub-0", enabled=True, provider="STRIPE", dapp_limit=3, payment_status="ACTIVE")
+LAPSED = User(True, "sub-0", disabled_by="billing", provider="STRIPE", dapp_limit=0, payment_status="CANCELLED")
+
+
+def subscribe(world: World) -> None:
+    world.stripe["cus_1"] = (EMAIL, (("canceled", 3), ("active", 5)))
+
+
+def cancel(world: World) -> None:
+    world.stripe["cus_1"] = (EMAIL, (("canceled", 3),))
+
+
+def raise_to_five(world: World) -> None:
+    world.stripe["cus_1"] = (EMAIL, (("active", 5),))
+
+
+def return_as_new_customer(world: World) -> None:
+    world.stripe["cus_2"] = (EMAIL, (("active", 2),))
+
+
+def change_email(world: World) -> None:
+    world.stripe["cus_1"] = ("other@example.com", world.stripe["cus_1"][1])
+
+
+def nothing(world: World) -> None:
+    """The second event tells nothing new."""
+
+
+def has(dapps: int, *, users: int = 1, mails: int = 0) -> Callable[[World], bool]:
+    def right(world: World) -> bool:
+        user = world.users["sub-0"][1]
+        enabled = user.enabled and user.disabled_by == "" and user.payment_status == "ACTIVE"
+        return enabled and user.dapp_limit == dapps and len(world.users) == users and world.mails == mails
+
+    return right
+
+
+def has_nothing(world: World) -> bool:
+    user = world.users["sub-0"][1]
+    return not user.enabled and user.disabled_by == "billing" and user.dapp_limit == 0
+
+
+RENEWED = Scenario(
+    "canceled, then subscribed again", lambda: with_user("canceled", 3, ENABLED), "cus_1", "cus_1", subscribe, has(5)
+)
+SCENARIOS = [
+    RENEWED,
+    Scenario(
+        "lapsed, then subscribed again", lambda: with_user("active", 3, LAPSED), "cus_1", "cus_1", cancel, has_nothing
+    ),
+    Scenario("raised, then canceled", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", cancel, has_nothing),
+    Scenario("raised twice", lambda: with_user("active", 4, ENABLED), "cus_1", "cus_1", raise_to_five, has(5)),
+    Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing, has(3, mails=1)),
+    Scenario("two customers, one address", no_user, "cus_1", "cus_2", return_as_new_customer, has(5, mails=1)),
+    Scenario("one customer, two addresses (case 29)", no_user, "cus_1", "cus_1", change_email, has(3, mails=1)),
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a million log lines and metrics help nobody."""
+    silent = SimpleNamespace(append_keys=lambda **_: None, info=lambda *_, **__: None, warning=lambda *_, **__: None)
+    monkeypatch.setattr("gateway.step.logger", silent)
+    monkeypatch.setattr(telemetry.metrics.provider, "flush_metrics", lambda **_: None)
+    monkeypatch.setattr(telemetry.metrics, "add_metric", lambda *_: None)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_interleaving_ends_at_stripes_truth(scenario: Scenario, handlers: Handlers) -> None:
+    result = explore(scenario, handlers)
+    assert result.ends > 0
+    assert result.wrong == []
+
+
+# Two customers make six million states with a kill: minutes, so they are explored by `make test-exhaustive`.
+WITH_KILLS = [
+    pytest.param(each, id=each.name, marks=[pytest.mark.exhaustive] if each.second == "cus_2" else [])
+    for each in SCENARIOS
+]
+
+
+@pytest.mark.parametrize("scenario", WITH_KILLS)
+def test_every_interleaving_with_a_kill_at_every_point_ends_at_stripes_truth(
+    scenario: Scenario, handlers: Handlers
+) -> None:
+    result = explore(scenario, handlers, kills=1)
+    assert result.ends > 0
+    assert result.wrong == []
+
+
+def test_without_the_lease_a_payer_ends_disabled_for_ever(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeLedger, "acquire", lambda self, subject, owner, now: None)
+    locked_out = explore(RENEWED, handlers).wrong
+    assert locked_out, "the exploration cannot see the race that the lease closes"
+
+
+def test_without_reading_the_user_again_under_the_lease_harm_is_done(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unread = SimpleNamespace(facts=lambda: ANY)
+    for writer in ("EnableUser", "DisableUser", "SetDappLimit"):
+        monkeypatch.setattr(handlers[writer], "user_of", lambda party, users: unread)
+    assert explore(RENEWED, handlers, kills=1).wrong, "the exploration cannot see what the second look prevents"
+
+
+def test_without_the_claim_a_killed_creation_leaves_a_user_nobody_owns(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeLedger, "claim_email", lambda self, party, email: None)
+    scenario = next(each for each in SCENARIOS if "case 29" in each.name)
+    assert explore(scenario, handlers, kills=1).wrong, "the exploration cannot see two users of one customer"
