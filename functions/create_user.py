@@ -43,7 +43,8 @@ def handler(run: Run) -> dict[str, Any]:
         # A user that was deleted by hand leaves the links of all their customers behind: they follow.
         gone = ledger.person(party.sub) if party.sub is not None else None
         parties = sorted({party.id} | (gone.parties if gone is not None else frozenset()))
-        ledger.link(parties, sub, replacing=party.sub)
+        if not ledger.link(parties, sub, replacing=party.sub):
+            return run.change_so_far
         after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
         ledger.record_change(sub, now, run.change(None, after))
     return run.changed(after)

@@ -14,7 +14,7 @@ from gateway import aws
 from gateway.access import Policy, Purchase, Subscription, decide
 from gateway.billing import Billing, price_map
 from gateway.errors import BillingIncomplete, DidNotConverge, UnusableEvent
-from gateway.events import email_address
+from gateway.events import email_address, is_order
 from gateway.ledger import Ledger, Party
 from gateway.secret import Secret
 from gateway.settings import required, whole_number
@@ -54,7 +54,7 @@ def handler(run: Run) -> dict[str, Any]:
 
 def _subscriptions(party: Party) -> tuple[Subscription, ...]:
     """The customer's subscriptions as of now; what was learnt about the customer is kept."""
-    if not party.id.startswith("cus_"):
+    if is_order(party.id):
         return ()
     customer = billing.customer(party.id)
     subscribed = party.subscribed or bool(customer.subscriptions)

@@ -5,7 +5,7 @@ All moments are Unix seconds, as in Stripe's objects.
 """
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Status = Literal["ACTIVE", "LAPSED", "FAILED", "CANCELLED"]
@@ -136,14 +136,14 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What one subscription or purchase says. `unreadable`: its units cannot be told."""
+    """What one subscription or purchase says. `undecided`: it is alive, but what it gives cannot be told."""
 
     wanted: bool | None
     status: Status
     reason: str
     units: int = 0
     until: int | None = None
-    unreadable: bool = False
+    undecided: bool = False
     in_grace: bool = False
 
 
@@ -170,22 +170,24 @@ def decide(
     alarms = tuple(sorted({each.reason for each in verdicts if each.wanted is None}))
     yes = [each for each in verdicts if each.wanted]
     no = [each for each in verdicts if each.wanted is False]
-    unreadable = any(each.unreadable for each in verdicts)
+    undecided = any(each.undecided for each in verdicts)
+    moments = [each.until for each in verdicts if each.until is not None]
     if yes:
-        return _granting(yes, unreadable, policy, granted, alarms)
-    if no and not unreadable:
+        return _granting(yes, undecided, policy, granted, min(moments, default=None), alarms)
+    if no and not undecided:
         worst = min(no, key=lambda each: _WORST_FIRST.index(each.status))
         return Access(False, worst.status, 0, worst.reason, None, alarms)
     if verdicts:
-        return Access(None, "LAPSED", 0, "; ".join(alarms), None, alarms)
+        return Access(None, "LAPSED", 0, "; ".join(alarms), min(moments, default=None), alarms)
     return Access(None, "LAPSED", 0, "nothing bought", None, ())
 
 
 def _granting(
     yes: list[_Verdict],
-    unreadable: bool,
+    undecided: bool,
     policy: Policy,
     granted: int | None,
+    recheck_at: int | None,
     alarms: tuple[str, ...],
 ) -> Access:
     units = sum(each.units for each in yes if not each.in_grace)
@@ -193,15 +195,13 @@ def _granting(
     if granted is not None:
         grace_units = min(grace_units, max(0, granted - units))
     units += grace_units
-    if unreadable:  # a mapping with a typo takes nothing away from whoever has it
+    if undecided:  # a mapping with a typo takes nothing away from whoever has it
         units = max(units, granted or 0)
     if units > policy.max_dapps:
         alarms = (*alarms, f"limit clamped from {units} to {policy.max_dapps}")
         units = policy.max_dapps
     status: Status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
-    moments = [each.until for each in yes if each.until is not None]
-    reason = "; ".join(each.reason for each in yes)
-    return Access(True, status, units, reason, min(moments, default=None), alarms)
+    return Access(True, status, units, "; ".join(each.reason for each in yes), recheck_at, alarms)
 
 
 def _of_subscription(subscription: Subscription, now: int, policy: Policy) -> _Verdict | None:
@@ -242,7 +242,8 @@ def _running(subscription: Subscription, mapped: list[Item], label: str, now: in
 
 def _past_due(subscription: Subscription, mapped: list[Item], label: str, now: int, policy: Policy) -> _Verdict:
     if subscription.first_unpaid is None:
-        return _Verdict(None, "LAPSED", f"{label}, but no invoice is open")
+        # Paid between our two reads, or not finalized yet: nothing may be taken away for that.
+        return _Verdict(None, "LAPSED", f"{label}, but no invoice is open", undecided=True)
     end = subscription.first_unpaid + policy.grace
     if now >= end:
         return _Verdict(False, "FAILED", f"{label}, grace is over")
@@ -268,16 +269,10 @@ def _with_units(verdict: _Verdict, mapped: list[Item]) -> _Verdict:
     for item in mapped:
         units = units_of(item)
         if units is None:
-            return _Verdict(None, "LAPSED", f"price {item.price} has no readable units", unreadable=True)
+            reason = f"price {item.price} has no readable units"
+            return replace(verdict, wanted=None, status="LAPSED", reason=reason, undecided=True)
         total += units
-    return _Verdict(
-        verdict.wanted,
-        verdict.status,
-        verdict.reason,
-        total,
-        verdict.until,
-        in_grace=verdict.in_grace,
-    )
+    return replace(verdict, units=total)
 
 
 def units_of(item: Item) -> int | None:

@@ -26,6 +26,7 @@ _THROTTLES = frozenset(
         "ThrottlingException",
         "ThrottledException",
         "TooManyRequestsException",
+        "TransactionConflictException",
         "TransactionInProgressException",
         "SlowDown",
     }

@@ -16,13 +16,12 @@ OrderStatus = Literal["paid", "fulfilled", "canceled", "returned"]
 
 # AdminCreateUser takes user names of at most 128 characters without blanks. Quotes and control characters are no
 # part of an address that anybody could receive mail at.
-_EMAIL = re.compile(
-    r"[^\s\x00-\x1f\x7f\"'\\<>(),;:@]+@[^\s\x00-\x1f\x7f\"'\\<>(),;:@]+\.[^\s\x00-\x1f\x7f\"'\\<>(),;:@.]+"
-)
+_PART = r"""[^\s"'\\<>(),;:@]+"""
+_EMAIL = re.compile(rf"{_PART}@{_PART}\.{_PART}")
 _EMAIL_LENGTH = 128
 
-# Stripe ids are letters, digits and underscores; this keeps anything else out of keys and execution names.
-_ID = re.compile(r"[A-Za-z0-9_]{1,200}", re.ASCII)
+# Stripe's ids; customers may have ids of the merchant's own choice. Anything else is kept out of keys.
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
 # Step Functions names have at most 80 characters; a re-run appends "-r<n>".
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,70}", re.ASCII)
 
@@ -95,6 +94,11 @@ def party_of(order_id: str, customer_id: str | None) -> str:
     return customer_id
 
 
+def is_order(party: str) -> bool:
+    """Whether a party is an order without a customer: a guest's Checkout session or a legacy order."""
+    return party.startswith(("cs_", "or_"))
+
+
 def envelope(event: object) -> Envelope:
     """The frame of a signed body, or UnreadableEnvelope saying what it lacks."""
     if not isinstance(event, Mapping):
@@ -132,7 +136,7 @@ def recheck(sub: str, party: str, at: int, *, livemode: bool) -> Order:
         event_type="gateway.recheck",
         livemode=livemode,
         order_id=party,
-        customer_id=party if party.startswith("cus_") else None,
+        customer_id=None if is_order(party) else party,
         email=None,
         name=None,
         amount=None,
@@ -157,7 +161,7 @@ def email_address(value: object) -> str:
     address = value.strip().lower()
     if len(address) > _EMAIL_LENGTH:
         raise UnusableEvent(f"the e-mail address is longer than {_EMAIL_LENGTH} characters")
-    if not _EMAIL.fullmatch(address):
+    if not address.isprintable() or not _EMAIL.fullmatch(address):
         raise UnusableEvent("the e-mail address is malformed")
     return address
 
@@ -224,8 +228,7 @@ def _of_checkout(event: Envelope) -> Order | None:
         if content.get("mode") == "setup" or event.type == "checkout.session.expired":
             return None  # nobody bought anything
         if email is None:
-            email_address(details.get("email"))
-            raise UnusableEvent("the session has neither a customer nor an e-mail address")
+            raise UnusableEvent("the session has neither a customer nor a usable e-mail address")
     session_id = _id(content, "id")
     return _order(
         event,

@@ -355,7 +355,7 @@ class Ledger:
         before = row.get("before_adoption")
         return Person(
             sub,
-            frozenset(row["parties"]),
+            frozenset(row.get("parties", ())),
             _whole(row.get("granted")),
             Before(int(before["dapp_limit"]), before["payment_status"]) if before else None,
             _whole(row.get("recheck_at")),
@@ -545,7 +545,8 @@ class Ledger:
                 reasons = {each.get("Code") for each in error.response.get("CancellationReasons", [])}
                 if "ConditionalCheckFailed" in reasons:
                     raise _ConditionFailed({}) from None
-                raise LedgerThrottled(f"{operation} was canceled by a conflict or throttling") from None
+                if "ValidationError" not in reasons:
+                    raise LedgerThrottled(f"{operation} was canceled by a conflict or throttling") from None
             raise _translated(error, operation) from None
         except BotoCoreError as error:
             raise _translated(error, operation) from None

@@ -18,29 +18,33 @@ class Secret:
         self._client = client
         self._arn = arn
         self._clock = clock
-        self._text: str | None = None
-        self._read_at = 0.0
+        self._text = ""  # not read yet
+        self._read_at = clock() - _REFRESH_SECONDS
 
     def text(self) -> str:
         """The secret as last read; SecretUnavailable when it cannot be."""
-        if self._text is None:
+        if not self._text:
             self._read()
-        return self._text or ""
+        return self._text
 
     def refresh(self) -> bool:
         """Read again, at most once a minute. True when the secret has changed."""
-        if self._text is not None and self._clock() - self._read_at < _REFRESH_SECONDS:
+        if self._clock() - self._read_at < _REFRESH_SECONDS:
             return False
         before = self._text
         self._read()
         return self._text != before
 
     def _read(self) -> None:
+        self._read_at = self._clock()
         try:
-            answer = self._client.get_secret_value(SecretId=self._arn)
+            text = self._client.get_secret_value(SecretId=self._arn)["SecretString"].strip()
         except (ClientError, BotoCoreError) as error:
             response = getattr(error, "response", {})
             code = response.get("Error", {}).get("Code", type(error).__name__)
             raise SecretUnavailable(f"Secrets Manager refused the secret ({code}); does it have a value?") from None
-        self._text = answer["SecretString"].strip()
-        self._read_at = self._clock()
+        except KeyError:
+            raise SecretUnavailable("the secret is binary; store it as text") from None
+        if not text:
+            raise SecretUnavailable("the secret is empty; put the value from Stripe's dashboard there")
+        self._text = text

@@ -17,8 +17,8 @@ def verify(body: bytes, header: str, secrets: Iterable[str]) -> None:
     """
     for secret in secrets:
         try:
-            if stripe.WebhookSignature.verify_header(body, header, secret, TOLERANCE):
-                return
+            stripe.WebhookSignature.verify_header(body, header, secret, TOLERANCE)
         except (stripe.SignatureVerificationError, TypeError, ValueError, AttributeError):
             continue
+        return
     raise NotAuthentic("no signing secret matches, or the signature is older than five minutes") from None

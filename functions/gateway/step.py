@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.access import Access, Target, User
 from gateway.errors import GatewayError, UnexpectedError
-from gateway.events import party_of
+from gateway.events import is_order, party_of
 from gateway.ledger import Change
 from gateway.telemetry import logger
 
@@ -35,7 +35,8 @@ class Run:
 
     @property
     def customer_id(self) -> str | None:
-        return None if self.party == self.state["order_id"] else str(self.party)
+        """The Stripe customer, None for an order without one."""
+        return None if is_order(self.party) else self.party
 
     @property
     def attempt(self) -> int:
@@ -88,7 +89,8 @@ class Run:
 
     def changed(self, after: Mapping[str, Any] | None) -> dict[str, Any]:
         """A writer's answer: how the user stood before this execution's first change, and stands now."""
-        return {"before": self.state.get("change", {}).get("before") or shape(self.seen), "after": after}
+        first = self.change_so_far
+        return {"before": shape(self.seen) if first["after"] is None else first["before"], "after": after}
 
     @property
     def change_so_far(self) -> dict[str, Any]:

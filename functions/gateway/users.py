@@ -26,7 +26,6 @@ _ATTRIBUTES = {
     "dapp_limit": "custom:num_dapps",
     "payment_status": "custom:payment_status",
     "provider": "custom:payment_provider",
-    "customer_id": "custom:stripe_customer_id",
     "disabled_by": "custom:disabled_by",
 }
 
@@ -73,8 +72,11 @@ class Users:
             if code == "LimitExceededException":
                 raise MailLimitReached("Cognito's mail quota is used up; configure Amazon SES for the pool") from None
             if code == "CodeDeliveryFailureException":
-                # The user is there; only the mail is not. Cognito gives no sub with this error.
-                return self._get(email)[0].sub or ""  # type: ignore[union-attr]
+                # The user may be there, only without the mail. Cognito does not say with this error.
+                user, _ = self._get(email)
+                if user is not None and user.sub is not None:
+                    return user.sub
+                raise CognitoUnavailable("AdminCreateUser made no user, because the mail could not leave") from None
             raise _translated(error, "AdminCreateUser") from None
         except BotoCoreError as error:
             raise _translated(error, "AdminCreateUser") from None

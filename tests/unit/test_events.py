@@ -6,6 +6,7 @@ error may repeat it.
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -656,7 +657,7 @@ def _assert_sound(found: Order) -> None:
     """It can be stored, and every part of it has the type that it says."""
     TypeSerializer().serialize(asdict(found))  # raises on floats
     identifiers = (found.order_id, found.party, *(each for each in (found.customer_id, found.charge) if each))
-    assert all(each.isascii() and each.replace("_", "").isalnum() for each in identifiers)
+    assert all(each.isascii() and re.fullmatch(r"[A-Za-z0-9_.-]+", each) for each in identifiers)
     assert found.status in ("paid", "canceled", "returned")
     assert all(value is None or len(value) <= 500 for value in (found.email, found.name, found.currency))
     assert all(isinstance(each, str) for pair in found.metadata.items() for each in pair)

@@ -63,10 +63,16 @@ def test_is_read_once(vault: Vault, secret: Secret) -> None:
     assert vault.calls == 1
 
 
-def test_may_be_empty(vault: Vault, secret: Secret) -> None:
+def test_that_is_empty_is_unavailable(vault: Vault, secret: Secret) -> None:
     vault.text = " \n"
-    assert (secret.text(), secret.text()) == ("", "")
-    assert vault.calls == 1
+    with pytest.raises(SecretUnavailable, match="empty"):
+        secret.text()
+
+
+def test_that_is_binary_is_unavailable(manager: Any) -> None:
+    arn = manager.create_secret(Name="key", SecretBinary=b"whsec_1")["ARN"]
+    with pytest.raises(SecretUnavailable, match="binary"):
+        Secret(manager, arn, lambda: 0.0).text()
 
 
 @pytest.mark.parametrize(("waited", "text", "changed"), [(60.0, "second", True), (60.0, "first", False)])

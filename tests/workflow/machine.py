@@ -337,6 +337,7 @@ class Scenario:
     second: str
     then: Callable[[World], None]  # the change at Stripe that the second run's event tells of
     right: Callable[[World], bool]  # how it must end
+    under_lease: bool = False  # whether the change waits until nobody holds the lease
 
 
 @dataclass
@@ -419,16 +420,16 @@ class _Exploration:
             run = self.positions.things[number]
             if run.done:
                 continue
-            world, after = self._advance(number, node.world)
-            yield f"{run.event_id}:{run.state}", _moved(node, index, after, world=world)
+            changed, after = self._advance(number, node.world)
+            yield f"{run.event_id}:{run.state}", _moved(node, index, after, world=changed)
             if node.kills:
                 fewer = replace(node, kills=node.kills - 1)
                 if run.replies:
                     again = self.positions.of(kill_invocation(run, self._world(node).clock))
                     yield f"kill invocation of {run.event_id}", _moved(fewer, index, again)
                 yield f"kill {run.event_id}", _moved(fewer, index, self.positions.of(kill_execution(run)))
-        if not node.changed:
-            world = self._world(node)
+        world = self._world(node)
+        if not node.changed and not (self.scenario.under_lease and world.leases):
             self.scenario.then(world)
             second = self.positions.of(Position("evt_2", self.scenario.second))
             yield "change at Stripe", _Node(self._number(world), (*node.runs, second), True, node.kills)
