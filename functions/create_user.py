@@ -11,7 +11,7 @@ from typing import Any
 
 from gateway import aws
 from gateway.errors import EmailUnusable, UserExists
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, Party
 from gateway.people import user_of
 from gateway.settings import required
 from gateway.step import Run, step
@@ -24,9 +24,10 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 @step
 def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())
-    with ledger.lease(run.party, run.owner, now):
+    subject = ledger.party(run.party).subject
+    with ledger.lease(subject, run.owner, now):
         party = ledger.party(run.party)
-        if user_of(party, users).facts() != run.seen:
+        if party.subject != subject or user_of(party, users).facts() != run.seen:
             return run.change_so_far
         if party.email is None:
             raise EmailUnusable(f"{party.id} has no usable e-mail address; set one in Stripe, then resend the event")
@@ -40,11 +41,14 @@ def handler(run: Run) -> dict[str, Any]:
             )
         except UserExists:
             return run.change_so_far
-        # A user that was deleted by hand leaves the links of all their customers behind: they follow.
-        gone = ledger.person(party.sub) if party.sub is not None else None
-        parties = sorted({party.id} | (gone.parties if gone is not None else frozenset()))
-        if not ledger.link(parties, sub, replacing=party.sub):
-            return run.change_so_far
+        ledger.link([party.id, *_left_behind(party)], sub, replacing=party.sub)
         after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
         ledger.record_change(sub, now, run.change(None, after))
     return run.changed(after)
+
+
+def _left_behind(party: Party) -> list[str]:
+    """The other customers whose links point to the same user that was deleted by hand: they follow."""
+    gone = ledger.person(party.sub) if party.sub is not None else None
+    others = sorted(gone.parties - {party.id}) if gone is not None else []
+    return [other for other in others if ledger.party(other).sub == party.sub]

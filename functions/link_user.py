@@ -21,10 +21,11 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 
 @step
 def handler(run: Run) -> dict[str, Any]:
-    with ledger.lease(run.party, run.owner, int(time.time())):
+    subject = ledger.party(run.party).subject
+    with ledger.lease(subject, run.owner, int(time.time())):
         party = ledger.party(run.party)
         user = user_of(party, users)
-        if user.facts() != run.seen or user.sub is None:
+        if party.subject != subject or user.facts() != run.seen or user.sub is None:
             return run.change_so_far
         ledger.link([party.id], user.sub, replacing=party.sub, before=None if user.ours else shape(user.facts()))
     return run.changed(shape(run.seen))

@@ -28,7 +28,7 @@ def handler(run: Run) -> dict[str, Any]:
     error = run.state["error"]
     delay = retry_delay(run.attempt, RETRY_AFTER)
     retry_at = None if delay is None else int(time.time()) + delay
-    message = f"{error['Error']}: {_message(error['Cause'])}"
+    message = f"{error['Error']}: {_message(error.get('Cause', ''))}"
     ledger.fail(run.event_id, execution=run.execution, error=message, retry_at=retry_at)
     metrics.add_metric("OrderUnfulfilled" if retry_at else "OrderGivenUp", MetricUnit.Count, 1)
     logger.error(message, retry_at=retry_at)

@@ -54,7 +54,7 @@ def _next(attempt: Attempt, now: int) -> Attempt | None:
 
 def _of_person(person: DuePerson, now: int) -> Attempt | None:
     """A recheck becomes an order of our own, so that it has attempts, an outcome and an end like any other."""
-    order = recheck(person.sub, person.party, person.recheck_at, livemode=LIVEMODE)
-    known = ledger.record(order, now)
+    order = recheck(person.sub, person.party, now, livemode=LIVEMODE)
+    ledger.record(order, now)
     ledger.rechecked(person)
-    return None if known else Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", now)
+    return Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", now)

@@ -291,14 +291,16 @@ def units_of(item: Item) -> int | None:
 def target(access: Access, before: Before | None) -> Target:
     """How the user of this access should look.
 
-    A user that existed before their first purchase is put back to what they were when the grant ends; our own are
-    disabled.
+    A user that existed before their first purchase is only ever granted to: never less than what they had, and put
+    back to that when the grant ends. Our own are disabled.
     """
-    if access.wanted:
-        return Target(True, access.dapp_limit, access.status)
-    if before is not None:
-        return Target(True, max(0, before.dapp_limit), before.payment_status)
-    return Target(False, 0, access.status)
+    if before is None:
+        return Target(True, access.dapp_limit, access.status) if access.wanted else Target(False, 0, access.status)
+    limit = max(0, before.dapp_limit)
+    if not access.wanted:
+        return Target(True, limit, before.payment_status)
+    worse = access.status != "ACTIVE" and before.payment_status != ""
+    return Target(True, max(limit, access.dapp_limit), before.payment_status if worse else access.status)
 
 
 def outcome(access: Access, user: User) -> str:

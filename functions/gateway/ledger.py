@@ -88,6 +88,11 @@ class Party:
     subscribed: bool = False
     purchases: tuple[Purchase, ...] = ()
 
+    @property
+    def subject(self) -> str:
+        """Whose lease protects the party's links: the user they point to (even one deleted by hand), else itself."""
+        return self.sub or self.id
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
@@ -436,7 +441,7 @@ class Ledger:
         """The recheck of that moment has become an order: take it off the list, unless there is a new one."""
         self._change(
             _key(f"PERSON#{person.sub}", "PERSON"),
-            "REMOVE due, due_at",
+            "REMOVE recheck_at, due, due_at",
             {":at": person.recheck_at},
             "recheck_at = :at",
         )

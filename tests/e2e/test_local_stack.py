@@ -10,7 +10,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -339,6 +339,14 @@ def aws(stack: LocalStack, service: str, method: str, **request: Any) -> Any:
     return result
 
 
+def until(happened: Callable[[], Any], seconds: float = 20) -> None:
+    """Waits for something that nothing announces."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def error_of(call: Any, **request: Any) -> str:
     with pytest.raises(ClientError) as caught:
         call(**request)
@@ -441,10 +449,7 @@ class TestLambda:
         first = threading.Thread(target=stack.invoke, args=("BusyFunction", {}))
         first.start()
         try:
-            deadline = time.monotonic() + 10
-            while not (folder / "code/started").exists():
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            until((folder / "code/started").exists)
             with pytest.raises(TooManyRequestsError):
                 stack.invoke("BusyFunction", {})
             assert post(stack, "/busy") == (503, {"message": "Service Unavailable"})
@@ -697,7 +702,9 @@ class TestStepFunctions:
         execution = run(stack, "Echo")
         assert execution.status == "SUCCEEDED"
         assert execution.output["event"]["run"] == execution.input == {"step": "Echo"}
-        assert datetime.fromisoformat(execution.output["event"]["began"]).tzinfo == UTC
+        began = execution.output["event"]["began"]
+        assert began.endswith("Z")
+        assert datetime.fromisoformat(began).tzinfo == UTC
 
     def test_a_text_is_an_output_too(self, stack: LocalStack) -> None:
         execution = run(stack, "Text")
@@ -761,8 +768,7 @@ class TestStepFunctions:
     def test_a_stopped_execution_keeps_its_reason(self, stack: LocalStack) -> None:
         states = stack.client("stepfunctions")
         arn = states.start_execution(stateMachineArn=stack.state_machine_arn, input='{"step": "Slow"}')["executionArn"]
-        while not [e for e in stack.executions() if e.arn == arn and "Slow" in e.states]:
-            time.sleep(0.01)
+        until(lambda: any(e.arn == arn and "Slow" in e.states for e in stack.executions()))
         states.stop_execution(executionArn=arn, error="Operator", cause="enough")
         stack.wait_idle(0)
         time.sleep(1.2)  # what its task ends with must not matter
@@ -1156,10 +1162,7 @@ class TestLifeCycle:
         log = tmp_path / "log"
         (folder / "code/tick.py").write_text("def handler(event, context): print('ticked')")
         with LocalStack({}, template=folder / "template.yaml", schedule_seconds=0.05, log=log):
-            deadline = time.monotonic() + 20
-            while log.read_text().count("ticked") < 3:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            until(lambda: log.read_text().count("ticked") > 2)
 
     def test_closing_ends_what_is_under_way(self, alone: None, folder: Path) -> None:
         (folder / "code/echo.py").write_text("import time\ndef handler(e, c): time.sleep(60)")
@@ -1168,6 +1171,5 @@ class TestLifeCycle:
             stack.client("stepfunctions").start_execution(
                 stateMachineArn=stack.state_machine_arn, input='{"step": "Echo"}'
             )
-            while not stack.calls:
-                time.sleep(0.01)
+            until(lambda: stack.calls)
         assert time.monotonic() - began < 15

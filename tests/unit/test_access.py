@@ -296,7 +296,10 @@ class TestTarget:
         ("access", "before", "expected"),
         [
             (YES, None, Target(True, 7, "LAPSED")),
-            (YES, Before(3, "VIP"), Target(True, 7, "LAPSED")),
+            (YES, Before(3, ""), Target(True, 7, "LAPSED")),
+            (YES, Before(3, "VIP"), Target(True, 7, "VIP")),  # a stranger in arrears takes no status away
+            (YES, Before(30, "VIP"), Target(True, 30, "VIP")),  # nor a limit
+            (Access(True, "ACTIVE", 7, ""), Before(3, "VIP"), Target(True, 7, "ACTIVE")),
             (NO, None, Target(False, 0, "FAILED")),
             (NO, Before(3, "VIP"), Target(True, 3, "VIP")),
             (NO, Before(-1, ""), Target(True, 0, "")),  # had no limit before their first purchase

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.access import Item, Purchase
 from gateway.billing import Customer
-from gateway.errors import StripeKeyRejected, StripeUnavailable
+from gateway.errors import PersonBusy, StripeKeyRejected, StripeUnavailable
 from gateway.events import OrderItem
 from gateway.events import Purchase as KnownPurchase
 from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson
@@ -498,15 +498,16 @@ def test_two_customers_of_a_user_deleted_by_hand_make_one_user(world: World) -> 
     world.happens("cus_second")
     world.delete_user(old)
 
-    def the_other_run_gets_through() -> None:
-        with world.ledger.lease("cus_second", "another invocation", int(world.clock.now)):
-            sub = world.add_user("trillian@heartofgold.example", num_dapps="7", payment_provider="STRIPE")
-            world.ledger.link(["cus_first", "cus_second"], sub, replacing=old)
+    def the_other_run_is_kept_out() -> None:
+        subject = world.ledger.party("cus_second").subject
+        with pytest.raises(PersonBusy), world.ledger.lease(subject, "another invocation", int(world.clock.now)):
+            raise AssertionError("both runs may write")
 
-    world.cognito.before["admin_create_user"] = the_other_run_gets_through
+    world.cognito.before["admin_create_user"] = the_other_run_is_kept_out
     world.happens("cus_first")
 
     assert len([user for user in world.everybody() if user.enabled]) == 1
+    assert {world.ledger.party(each).sub for each in ("cus_first", "cus_second")} == {world.user().sub}
 
 
 # ------------------------------------------------------------------ killed in the middle

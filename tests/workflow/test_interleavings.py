@@ -47,6 +47,15 @@ def raise_to_five(world: World) -> None:
     world.stripe["cus_1"] = (EMAIL, (("active", 5),))
 
 
+def deleted_by_hand() -> World:
+    """Two customers with addresses of their own are linked to a user who is gone."""
+    world = World({"cus_1": (EMAIL, (("active", 3),)), "cus_2": ("other@example.com", (("active", 2),))})
+    for customer, (email, _) in world.stripe.items():
+        world.parties[customer] = Party(customer, "sub-gone", email, email, subscribed=True)
+    world.people["sub-gone"] = Person("sub-gone", frozenset({"cus_1", "cus_2"}), granted=5)
+    return world
+
+
 def return_as_new_customer(world: World) -> None:
     world.stripe["cus_2"] = (EMAIL, (("active", 2),))
 
@@ -105,6 +114,7 @@ SCENARIOS = [
     Scenario("raised twice", lambda: with_user("active", 4, ENABLED), "cus_1", "cus_1", raise_to_five, has(5)),
     Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing, has(3, mails=1)),
     Scenario("two customers, one address", no_user, "cus_1", "cus_2", return_as_new_customer, has(5, mails=1)),
+    Scenario("two customers of a user deleted by hand", deleted_by_hand, "cus_1", "cus_2", nothing, has(5, mails=1)),
     Scenario("one customer, two addresses (case 29)", no_user, "cus_1", "cus_1", change_email, has(3, mails=1)),
 ]
 
