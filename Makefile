@@ -1,0 +1,108 @@
+# make demo      one customer's life against the whole product, on this machine
+# make test      everything that must hold before a change lands
+# The rest are parts of these two, or tools for maintainers; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+export SAM_CLI_TELEMETRY = 0
+
+PYTHON ?= python3
+# The tests run on Lambda's own version; found on PATH or among pyenv's versions.
+PYTHON313 ?= $(shell for p in python3.13 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13.*/bin/python3.13; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && command -v "$$p" && break; done)
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+
+.PHONY: help
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make demo             one customer's life, step by step (Python >= 3.11 is all it needs)
+.PHONY: demo
+demo: .venv-local/ready
+	@.venv-local/bin/python -m tests.local demo
+
+## make serve            the local stack; one JSON line when ready (PORT, STRIPE_API_BASE)
+.PHONY: serve
+serve: .venv-local/ready
+	@exec .venv-local/bin/python -m tests.local serve
+
+## make test             lint, types, all tests, coverage, sam validate, sam build twice, end to end on the build
+.PHONY: test
+test: lint test-source validate test-built
+
+## make lint             ruff and mypy
+.PHONY: lint
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+## make test-source      all tests but the exhaustive ones, with branch coverage of functions/
+.PHONY: test-source
+test-source: .venv/ready
+	rm -f .coverage .coverage.*
+	.venv/bin/pytest -n 2 -m "not exhaustive" --cov --cov-report=
+	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
+	.venv/bin/coverage report --fail-under=90
+
+## make test-exhaustive  every interleaving with a kill at every point, for two customers too (minutes)
+.PHONY: test-exhaustive
+test-exhaustive: .venv/ready
+	.venv/bin/pytest -m exhaustive
+
+## make validate         sam validate --lint
+.PHONY: validate
+validate: .venv-sam/ready
+	.venv-sam/bin/sam validate --lint
+
+## make test-built       sam build twice, compared byte by byte, and the end-to-end suite on the artefacts
+.PHONY: test-built
+test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
+	E2E_BUILT=build/first E2E_PYTHON=.venv-runtime/bin/python .venv/bin/pytest -n 2 tests/e2e
+
+## make lock             compile requirements/*.in again, with hashes (needs uv)
+.PHONY: lock
+lock:
+	uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/dev.in -o requirements/dev.txt
+	for name in local runtime; do uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+		--custom-compile-command 'make lock' -c requirements/dev.txt requirements/$$name.in -o requirements/$$name.txt; done
+	uv pip compile -q --universal --python-version 3.13 --generate-hashes --custom-compile-command 'make lock' \
+		-c requirements/dev.txt requirements/layer.in -o requirements/layer/requirements.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
+
+## make clean            environments and build output
+.PHONY: clean
+clean:
+	rm -rf .venv .venv-* .aws-sam build .coverage .*_cache .hypothesis
+
+# ---------------------------------------------------------------- environments, one per lock file
+
+.venv-local/ready: requirements/local.txt
+	@echo "Setting up the local stack in .venv-local (once, about a minute)" >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the local stack needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Try: make demo PYTHON=python3.13")'
+	@$(PYTHON) -m venv --clear .venv-local
+	@.venv-local/bin/python $(PIP_INSTALL) --progress-bar on -r requirements/local.txt
+	@touch $@
+
+.venv/ready: requirements/dev.txt
+	@test -n "$(PYTHON313)" || { echo "make test needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv
+	.venv/bin/python $(PIP_INSTALL) -r requirements/dev.txt
+	touch $@
+
+.venv-sam/ready: requirements/sam.txt
+	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-sam
+	.venv-sam/bin/python $(PIP_INSTALL) -r requirements/sam.txt
+	touch $@
+
+.venv-runtime/ready: requirements/runtime.txt
+	@test -n "$(PYTHON313)" || { echo "the built artefacts run on python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-runtime
+	.venv-runtime/bin/python $(PIP_INSTALL) -r requirements/runtime.txt
+	touch $@

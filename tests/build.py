@@ -1,0 +1,65 @@
+"""`python -m tests.build FOLDER`: runs `sam build` twice, in two places, and compares the results byte by byte.
+
+The artefacts of the first build stay in FOLDER/first, for the end-to-end suite.
+"""
+
+import filecmp
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+SOURCES = ("functions", "statemachine", "requirements", "template.yaml", "samconfig.toml")
+ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
+
+
+def build(folder: Path, name: str) -> Path:
+    """A build of a fresh copy of the sources, as after a clone."""
+    source, artefacts = folder / f"{name}-source", folder / name
+    for old in (source, artefacts):
+        shutil.rmtree(old, ignore_errors=True)
+    source.mkdir(parents=True)
+    for each in SOURCES:
+        if (REPOSITORY / each).is_dir():
+            shutil.copytree(REPOSITORY / each, source / each, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(REPOSITORY / each, source / each)
+    command = ["sam", "build", "--build-dir", str(artefacts), "--no-cached"]
+    done = subprocess.run(
+        [*command, "--parameter-overrides", f"Architecture={ARCHITECTURE}"],
+        cwd=source,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"sam build failed:\n{done.stdout}")
+    shutil.rmtree(source)
+    return artefacts
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Files that are not in both folders with the same bytes."""
+    files = [{path.relative_to(top) for path in top.rglob("*") if path.is_file()} for top in (first, second)]
+    lonely = files[0] ^ files[1]
+    both = sorted(files[0] & files[1])
+    _, different, unreadable = filecmp.cmpfiles(first, second, [str(path) for path in both], shallow=False)
+    return sorted([*map(str, lonely), *different, *unreadable])
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).resolve()
+    first, second = build(folder, "first"), build(folder, "second")
+    different = differences(first, second)
+    if different:
+        sys.exit("two builds of the same sources differ:\n" + "\n".join(different))
+    size = sum(path.stat().st_size for path in (first / "DependenciesLayer").rglob("*") if path.is_file())
+    print(f"two identical builds; the layer has {size / 1e6:.1f} MB unpacked")
+    shutil.rmtree(second)
+
+
+if __name__ == "__main__":
+    main()
