@@ -1,6 +1,6 @@
 """`python -m tests.build FOLDER`: runs `sam build` twice, in two places, and compares the results byte by byte.
 
-The artefacts of the first build stay in FOLDER/first, for the end-to-end suite.
+The artefacts of the first build stay in FOLDER/first/.aws-sam/build, for the end-to-end suite.
 """
 
 import filecmp
@@ -15,21 +15,18 @@ SOURCES = ("functions", "statemachine", "requirements", "template.yaml", "samcon
 ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
 
 
-def build(folder: Path, name: str) -> Path:
-    """A build of a fresh copy of the sources, as after a clone."""
-    source, artefacts = folder / f"{name}-source", folder / name
-    for old in (source, artefacts):
-        shutil.rmtree(old, ignore_errors=True)
-    source.mkdir(parents=True)
+def build(place: Path) -> Path:
+    """The artefacts of a build of a fresh copy of the sources, as after a clone."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     for each in SOURCES:
         if (REPOSITORY / each).is_dir():
-            shutil.copytree(REPOSITORY / each, source / each, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(REPOSITORY / each, place / each, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(REPOSITORY / each, source / each)
-    command = ["sam", "build", "--build-dir", str(artefacts), "--no-cached"]
+            shutil.copy(REPOSITORY / each, place / each)
     done = subprocess.run(
-        [*command, "--parameter-overrides", f"Architecture={ARCHITECTURE}"],
-        cwd=source,
+        ["sam", "build", "--parameter-overrides", f"Architecture={ARCHITECTURE}"],
+        cwd=place,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -37,8 +34,7 @@ def build(folder: Path, name: str) -> Path:
     )
     if done.returncode:
         sys.exit(f"sam build failed:\n{done.stdout}")
-    shutil.rmtree(source)
-    return artefacts
+    return place / ".aws-sam" / "build"
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -52,13 +48,13 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
-    first, second = build(folder, "first"), build(folder, "second")
+    first, second = build(folder / "first"), build(folder / "second")
     different = differences(first, second)
     if different:
         sys.exit("two builds of the same sources differ:\n" + "\n".join(different))
     size = sum(path.stat().st_size for path in (first / "DependenciesLayer").rglob("*") if path.is_file())
     print(f"two identical builds; the layer has {size / 1e6:.1f} MB unpacked")
-    shutil.rmtree(second)
+    shutil.rmtree(folder / "second")
 
 
 if __name__ == "__main__":
