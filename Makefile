@@ -63,6 +63,11 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
 	E2E_BUILT=build/first/.aws-sam/build E2E_PYTHON=.venv-runtime/bin/python .venv/bin/pytest -n 2 tests/e2e
 
+## make diagram          draws the state machine into the README
+.PHONY: diagram
+diagram: .venv/ready
+	.venv/bin/python -m tests.diagram
+
 ## make lock             compile requirements/*.in again, with hashes (needs uv)
 .PHONY: lock
 lock:
