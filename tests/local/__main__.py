@@ -13,24 +13,27 @@ def main() -> int:
     parser.add_argument("command", choices=["serve", "demo"])
     command = parser.parse_args().command
     _forget_the_world()
-    if command == "serve":
-        from . import serve
+    try:
+        if command == "serve":
+            from . import serve
 
-        return serve.main(os.environ)
-    from . import demo
+            return serve.main(os.environ)
+        from . import demo
 
-    return demo.main()
+        return demo.main()
+    except KeyboardInterrupt:
+        return 130
 
 
 def _forget_the_world() -> None:
-    """Nobody's AWS account, profile or proxy has a part in this: all that we talk to is on 127.0.0.1.
+    """Nobody's AWS account, profile or proxy has a part in this: all that this process talks to is on 127.0.0.1.
 
     Comes before boto3 is imported. The functions get none of these variables in any case.
     """
-    for name in list(os.environ):
-        if name.startswith("AWS_") or name.lower() in ("http_proxy", "https_proxy", "all_proxy"):
-            del os.environ[name]
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Report:
         self._say(f"   {self._paint('32', '✓')} {claim}: {_shown(actual)}")
 
     def tell(self, text: str) -> None:
-        """Details of what was checked just before."""
+        """Show what was seen, without a verdict."""
         for line in textwrap.wrap(text, WIDTH - 5, subsequent_indent="   ", break_on_hyphens=False):
             self._say(self._paint("2", f"     {line}"))
 
@@ -97,6 +97,7 @@ class Report:
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, list | tuple | set | frozenset):
-        return ", ".join(map(_shown, value)) or "none"
+    if isinstance(value, list | set):
+        texts = [_shown(each) for each in value]
+        return ", ".join(sorted(texts) if isinstance(value, set) else texts) or "none"
     return "none" if value is None else str(value)

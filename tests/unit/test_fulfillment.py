@@ -1,7 +1,7 @@
 """gateway.fulfillment: an attempt has one name and one input, whoever starts it and however often."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -28,7 +28,7 @@ def stepfunctions(_moto: None) -> Any:
 
 
 @pytest.fixture
-def machine(stepfunctions: Any) -> Any:
+def machine(stepfunctions: Any) -> Iterator[str]:
     """A machine whose executions run until somebody stops them; its ARN."""
     role = "arn:aws:iam::123456789012:role/machine"
     arn = stepfunctions.create_state_machine(name="fulfillment", definition=DEFINITION, roleArn=role)["stateMachineArn"]

@@ -1,0 +1,447 @@
+"""What the end-to-end tests share: the product on its local stack, with a Stripe beside it, over HTTP.
+
+    E2E_BUILT=.aws-sam/build E2E_PYTHON=build/lambda/bin/python pytest tests/e2e
+
+runs the same tests on what `sam build` made; E2E_PYTHON then names an interpreter that has only what Lambda gives
+(awslambdaric and boto3).
+"""
+
+import hashlib
+import hmac
+import http.client
+import itertools
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from gateway.events import HANDLED_TYPES
+from tests.local import lambda_service
+from tests.local.stack import REPOSITORY, Execution, LocalStack
+from tests.local.stripe_account import StripeAccount
+from tests.local.stripe_http import StripeServer
+
+Json = dict[str, Any]
+
+WEBHOOK_SECRET, RETIRING_SECRET = "whsec_current", "whsec_retiring"
+API_KEY = "sk_test_first"
+PASSWORD = "Correct-Horse-7-Battery"
+PRICES = {"price_by_id": 2, "seats-monthly": 3, "sku_seat": 4}
+
+_BUILT = Path(os.environ["E2E_BUILT"]).absolute() if "E2E_BUILT" in os.environ else None
+_PYTHON = os.environ.get("E2E_PYTHON", sys.executable)
+SOURCE = (_BUILT or REPOSITORY) / "template.yaml"
+"""The template under test."""
+
+_from_dynamo = TypeDeserializer().deserialize
+_to_dynamo = TypeSerializer().serialize
+
+
+def until(holds: Callable[[], Any], seconds: float = 30) -> Any:
+    """Wait for something that nothing announces; returns what it became."""
+    deadline = time.monotonic() + seconds
+    while not (found := holds()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.02)
+    return found
+
+
+def sign(body: bytes, secret: str = WEBHOOK_SECRET, *, age: int = 0) -> str:
+    """A Stripe-Signature header made `age` seconds ago."""
+    at = int(time.time()) - age
+    return f"t={at},v1={digest(body, secret, at)}"
+
+
+def digest(body: bytes, secret: str, at: int) -> str:
+    """The v1 scheme: HMAC-SHA256 over the time and the raw body."""
+    return hmac.new(secret.encode(), b"%d." % at + body, hashlib.sha256).hexdigest()
+
+
+@dataclass(frozen=True)
+class User:
+    """A Cognito user, as an operator sees them in the console."""
+
+    sub: str
+    email: str
+    enabled: bool
+    limit: int | None
+    status: str | None
+    provider: str | None
+    customer: str | None
+    disabled_by: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the HTTP API answered."""
+
+    status: int
+    text: str
+
+    @property
+    def message(self) -> str:
+        return str(json.loads(self.text)["message"])
+
+
+class Gateway:
+    """The deployed product and everything around it. Every test brings buyers of its own."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        schedule_seconds: float | None = None,
+        template: Path = SOURCE,
+        **parameters: str,
+    ) -> None:
+        self.log = folder / "functions.log"
+        self.stripe = StripeAccount(keys={API_KEY}, backoff=0.2)
+        self._server = StripeServer(self.stripe)
+        try:
+            self.stack = LocalStack(
+                {
+                    "StripeApiBase": self._server.url,
+                    "DappPrices": json.dumps(PRICES),
+                    "Architecture": "x86_64",
+                    "RetryAfterSeconds": "1",
+                    **parameters,
+                },
+                layers=[_BUILT / "DependenciesLayer"] if _BUILT else [],
+                python=_PYTHON,
+                log=self.log,
+                schedule_seconds=schedule_seconds,
+                retry_scale=0.02,
+                template=template,
+            )
+        except BaseException:
+            self._server.close()
+            raise
+        self.stack.put_secret("StripeApiKeySecret", API_KEY)
+        self.stack.put_secret("StripeWebhookSecret", f"{RETIRING_SECRET} {WEBHOOK_SECRET}")
+        self.stripe.create_webhook_endpoint(f"{self.stack.api}/create", sorted(HANDLED_TYPES), secret=WEBHOOK_SECRET)
+        self.product = self.stripe.create_product("API")["id"]
+        self.seat = self.price({"dapps": "1"})
+        self.one_time_seat = self.price({"dapps": "1"}, once=True)
+        self.unmapped = self.price({})
+        self._count = itertools.count(1)
+        self.settle()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stripe.close()
+        self.stack.close()
+        self._server.close()
+
+    # ------------------------------------------------------------------ Stripe
+
+    def price(self, metadata: Mapping[str, str], *, once: bool = False, **more: Any) -> str:
+        """A price of 5.00, monthly or to be paid once; its id."""
+        recurring = None if once else {"interval": "month"}
+        product = more.pop("product", self.product)
+        price = self.stripe.create_price(product, 500, metadata=dict(metadata), recurring=recurring, **more)
+        return str(price["id"])
+
+    def buy(self, email: str | None, quantity: int = 1, price: str | None = None, **more: Any) -> Json:
+        """Checkout, until all is done that follows from it; returns the session."""
+        session = self.stripe.checkout(email, price or self.seat, quantity, **more)
+        self.settle()
+        return session
+
+    def undelivered(self, email: str, quantity: int = 1) -> tuple[str, Json]:
+        """A customer who pays, and an event about them that nobody has delivered yet."""
+        self.stripe.auto_deliver = False
+        customer = self.stripe.create_customer(email)["id"]
+        subscription = self.stripe.create_subscription(customer, self.seat, quantity)
+        self.stripe.auto_deliver = True
+        return customer, self.event("customer.subscription.created", subscription)
+
+    def subscriber(self, email: str, quantity: int = 1, price: str | None = None) -> Json:
+        """Somebody who pays, heard of by a single event; their subscription."""
+        self.stripe.auto_deliver = False
+        customer = self.stripe.create_customer(email)["id"]
+        subscription = self.stripe.create_subscription(customer, price or self.seat, quantity)
+        self.stripe.auto_deliver = True
+        self.send(self.event("customer.subscription.created", subscription))
+        self.stack.wait_idle(60)
+        return subscription
+
+    def settle(self) -> None:
+        """Wait until Stripe has delivered all its events and every execution has ended."""
+        assert self.stripe.wait_delivered(60)
+        self.stack.wait_idle(60)
+
+    # ------------------------------------------------------------------ the way in
+
+    def event(self, kind: str, content: object, **envelope: Any) -> Json:
+        """An event that Stripe might send, with an id of its own."""
+        return {
+            "id": f"evt_test{next(self._count):05d}",
+            "object": "event",
+            "api_version": "2026-10-28.endive",
+            "created": int(time.time()),
+            "livemode": False,
+            "pending_webhooks": 1,
+            "request": {"id": None, "idempotency_key": None},
+            "type": kind,
+            "data": {"object": content},
+        } | envelope
+
+    def send(self, event: object) -> Answer:
+        """Deliver an event as Stripe does."""
+        return self.post(json.dumps(event).encode())
+
+    def post(
+        self,
+        body: bytes,
+        signature: str | None = None,
+        content_type: str = "application/json; charset=utf-8",
+        header: str = "Stripe-Signature",
+    ) -> Answer:
+        """POST /create with exactly these bytes; signed unless a signature is given ("" sends none)."""
+        signature = sign(body) if signature is None else signature
+        headers = {"Content-Type": content_type} | ({header: signature} if signature else {})
+        connection = http.client.HTTPConnection(self.stack.api.removeprefix("http://"), timeout=60)
+        try:
+            connection.request("POST", "/create", body, headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.read().decode())
+        finally:
+            connection.close()
+
+    # ------------------------------------------------------------------ what became of it
+
+    def user(self, email: str) -> User | None:
+        """The user of this address, None when there is none."""
+        try:
+            found = self._cognito.admin_get_user(UserPoolId=self.stack.user_pool_id, Username=email)
+        except ClientError as error:
+            assert error.response["Error"]["Code"] == "UserNotFoundException"
+            return None
+        attributes = {each["Name"]: each["Value"] for each in found["UserAttributes"]}
+        limit = attributes.get("custom:num_dapps")
+        return User(
+            attributes["sub"],
+            attributes["email"],
+            found["Enabled"],
+            None if limit is None else int(limit),
+            attributes.get("custom:payment_status"),
+            attributes.get("custom:payment_provider"),
+            attributes.get("custom:stripe_customer_id"),
+            attributes.get("custom:disabled_by"),
+        )
+
+    def access(self, email: str) -> tuple[bool, int | None, str | None]:
+        """Whether the user is enabled, their limit and their payment status."""
+        user = self.user(email)
+        assert user is not None, f"{email} has no user"
+        return user.enabled, user.limit, user.status
+
+    def emails(self) -> list[str]:
+        """The addresses of all users."""
+        pages = self._cognito.get_paginator("list_users").paginate(UserPoolId=self.stack.user_pool_id)
+        return [
+            attribute["Value"]
+            for page in pages
+            for user in page["Users"]
+            for attribute in user["Attributes"]
+            if attribute["Name"] == "email"
+        ]
+
+    def rows(self, prefix: str = "") -> list[Json]:
+        """The ledger's rows whose key begins so."""
+        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self.stack.orders_table, ConsistentRead=True)
+        rows = [{name: _plain(value) for name, value in item.items()} for page in pages for item in page["Items"]]
+        return [row for row in rows if row["pk"].startswith(prefix)]
+
+    def order(self, event_id: str) -> Json:
+        """The order of an event."""
+        (row,) = self.rows(f"ORDER#{event_id}")
+        return row
+
+    def orders(self, party: str) -> list[Json]:
+        """The orders of a customer or guest, oldest first."""
+        found = [row for row in self.rows("ORDER#") if row["party"] == party]
+        return sorted(found, key=lambda row: (row["received_at"], row["event_id"]))
+
+    def open_orders(self, party: str) -> list[Json]:
+        """Those that are not fulfilled."""
+        return [row for row in self.orders(party) if row["state"] != "FULFILLED"]
+
+    def person(self, email: str) -> Json:
+        """The person's row of the user with this address."""
+        user = self.user(email)
+        assert user is not None
+        (row,) = self.rows(f"PERSON#{user.sub}")
+        return row
+
+    def set_order(self, event_id: str, **values: int | str) -> None:
+        """Change fields of an order's row by hand."""
+        self._dynamodb.update_item(
+            TableName=self.stack.orders_table,
+            Key={"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}},
+            UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in values),
+            ExpressionAttributeNames={f"#{name}": name for name in values},
+            ExpressionAttributeValues={f":{name}": _to_dynamo(value) for name, value in values.items()},
+        )
+
+    def drop_order(self, event_id: str) -> None:
+        """Delete an order's row by hand."""
+        self._dynamodb.delete_item(
+            TableName=self.stack.orders_table, Key={"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}}
+        )
+
+    def run_due(self) -> None:
+        """Run the schedules once, and what they start."""
+        for name, (_, error) in self.stack.run_schedules().items():
+            assert error is None, f"{name}: {error}"
+        self.settle()
+
+    def runs(self, event_id: str) -> list[Execution]:
+        """The executions of an event, re-runs included."""
+        return [each for each in self.stack.executions() if each.name.partition("-r")[0] == event_id]
+
+    def counted(self, metric: str) -> int:
+        """How often the functions counted this (EMF lines in their log)."""
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        entries = [json.loads(line) for line in lines if line.startswith("{") and '"_aws"' in line]
+        return int(sum(sum(entry.get(metric, [])) for entry in entries))
+
+    # ------------------------------------------------------------------ people
+
+    def sign_in(self, email: str) -> Json:
+        """Sign in with the usual password, for the first time with the one from the welcome mail; the tokens."""
+        pool, client = self.stack.user_pool_id, self.stack.user_pool_client_id
+        mails = [mail for mail in self.stack.outbox if mail.to == email and mail.user_pool_id == pool]
+        try:
+            answer = self._password_auth(email, PASSWORD)
+        except ClientError:
+            if not mails:
+                raise
+            answer = self._password_auth(email, mails[-1].temporary_password)
+        if answer.get("ChallengeName") == "NEW_PASSWORD_REQUIRED":
+            answer = self._cognito.respond_to_auth_challenge(
+                ClientId=client,
+                ChallengeName="NEW_PASSWORD_REQUIRED",
+                Session=answer["Session"],
+                ChallengeResponses={"USERNAME": email, "NEW_PASSWORD": PASSWORD},
+            )
+        tokens: Json = answer["AuthenticationResult"]
+        return tokens
+
+    def _password_auth(self, email: str, password: str) -> Json:
+        answer: Json = self._cognito.initiate_auth(
+            ClientId=self.stack.user_pool_client_id,
+            AuthFlow="USER_PASSWORD_AUTH",
+            AuthParameters={"USERNAME": email, "PASSWORD": password},
+        )
+        return answer
+
+    def refresh(self, tokens: Json) -> Json:
+        """Use the refresh token."""
+        answer: Json = self._cognito.initiate_auth(
+            ClientId=self.stack.user_pool_client_id,
+            AuthFlow="REFRESH_TOKEN_AUTH",
+            AuthParameters={"REFRESH_TOKEN": tokens["RefreshToken"]},
+        )
+        return answer
+
+    def make_user(self, email: str, **attributes: str) -> User:
+        """A user that somebody else made, with these custom attributes."""
+        self._cognito.admin_create_user(
+            UserPoolId=self.stack.user_pool_id,
+            Username=email,
+            UserAttributes=[
+                {"Name": "email", "Value": email},
+                {"Name": "email_verified", "Value": "true"},
+                *({"Name": f"custom:{name}", "Value": value} for name, value in attributes.items()),
+            ],
+            MessageAction="SUPPRESS",
+        )
+        self._cognito.admin_set_user_password(
+            UserPoolId=self.stack.user_pool_id, Username=email, Password=PASSWORD, Permanent=True
+        )
+        made = self.user(email)
+        assert made is not None
+        return made
+
+    def disable_by_hand(self, email: str) -> None:
+        self._cognito.admin_disable_user(UserPoolId=self.stack.user_pool_id, Username=email)
+
+    def delete_by_hand(self, email: str) -> None:
+        self._cognito.admin_delete_user(UserPoolId=self.stack.user_pool_id, Username=email)
+
+    # ------------------------------------------------------------------ AWS
+
+    def replace_containers(self, function: str) -> None:
+        """AWS replaces idle containers of a function whenever it likes; the new ones read their secrets again."""
+        pool = self.stack._functions._pools[self.stack.template.physical[function].ref]
+        with pool._changed:
+            for environment in pool._idle:
+                environment.stop()
+            pool._idle.clear()
+
+    @property
+    def _cognito(self) -> Any:
+        return self.stack.client("cognito-idp")
+
+    @property
+    def _dynamodb(self) -> Any:
+        return self.stack.client("dynamodb")
+
+
+def _plain(value: Json) -> Any:
+    return _whole(_from_dynamo(value))
+
+
+def _whole(value: Any) -> Any:
+    match value:
+        case Decimal():
+            return int(value)
+        case dict():
+            return {name: _whole(each) for name, each in value.items()}
+        case list():
+            return [_whole(each) for each in value]
+    return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _two_containers() -> Iterator[None]:
+    """Every container is a process, and a test machine has few cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lambda_service, "DEFAULT_ENVIRONMENTS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def gateway(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One stack for a module. SCHEDULE_SECONDS there: how often the schedules run, None only when a test asks."""
+    seconds = getattr(request.module, "SCHEDULE_SECONDS", None)
+    with Gateway(tmp_path_factory.mktemp("gateway"), schedule_seconds=seconds) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_broken(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test broke works again for the next one."""
+    yield
+    if "gateway" in request.fixturenames:
+        opened: Gateway = request.getfixturevalue("gateway")
+        opened.stack.faults.clear()
+        opened.stripe.faults.restore()
+        opened.stripe.faults.accept_keys({API_KEY})
+        opened.stripe.auto_deliver = True
+        opened.settle()

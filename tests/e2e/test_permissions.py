@@ -1,0 +1,151 @@
+"""Every role allows what its function does, and nothing else."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.e2e.conftest import SOURCE, Gateway
+from tests.local.permissions import Call, roles
+
+LOGS = "logs:"
+"""Logs are delivered by AWS itself; nothing here does it."""
+
+
+NAMES = [
+    "WebhookFunction",
+    "ReadBillingFunction",
+    "LookupUserFunction",
+    "CreateUserFunction",
+    "LinkUserFunction",
+    "EnableUserFunction",
+    "DisableUserFunction",
+    "SetDappLimitFunction",
+    "MarkFulfilledFunction",
+    "MarkUnfulfilledFunction",
+    "RunDueFunction",
+    "FulfillmentStateMachine",
+]
+"""Every function and state machine of the template."""
+
+
+class Driven(NamedTuple):
+    """What a stack did, and what it would have been allowed to do: action and resource, by logical id."""
+
+    did: dict[str, set[tuple[str, str | None]]]
+    may: dict[str, set[tuple[str, str | None]]]
+    denied: list[Call]
+
+
+def drive_every_path(gateway: Gateway) -> None:
+    """Every state of the machine, every ending, every branch of the webhook and of RunDue."""
+    stripe = gateway.stripe
+    # CreateUser, SetDappLimit, DisableUser; then LinkUser and EnableUser: a new customer, the same person.
+    first = gateway.buy("person@example.com", 2)
+    stripe.change_quantity(first["subscription"], 5)
+    gateway.settle()
+    stripe.cancel(first["subscription"])
+    gateway.settle()
+    second = gateway.buy("person@example.com", 3)
+    # A user deleted by hand is made again.
+    gateway.delete_by_hand("person@example.com")
+    stripe.change_quantity(second["subscription"], 4)
+    gateway.settle()
+    # A guest pays once: the purchase is remembered.
+    gateway.buy("guest@example.com", 1, gateway.one_time_seat, mode="payment")
+    # A moment that Stripe does not announce: RunDue makes an order of it.
+    stripe.cancel(second["subscription"], cancel_at=int(time.time()) + 1)
+    gateway.settle()
+    person = gateway.person("person@example.com")
+    time.sleep(max(0.0, person["recheck_at"] - time.time()))
+    gateway.run_due()
+    assert gateway.access("person@example.com") == (False, 0, "CANCELLED")
+    # A run that fails is run again by RunDue, and by Stripe's "Resend".
+    _, event = gateway.undelivered("failing@example.com")
+    stripe.faults.fail_next(2, 403)
+    for _ in range(2):
+        gateway.send(event)
+        gateway.settle()
+    gateway.set_order(event["id"], due_at=int(time.time()))
+    gateway.run_due()
+    assert [run.status for run in gateway.runs(event["id"])] == ["FAILED", "FAILED", "SUCCEEDED"]
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
+    with Gateway(tmp_path_factory.mktemp("driven")) as gateway:
+        drive_every_path(gateway)
+        template = gateway.stack.template
+        by_role = roles(template)
+        may = {
+            resource.logical_id: {
+                (action, arn)
+                for statement in by_role[f"{resource.logical_id}Role"].statements
+                for action in statement.actions
+                for arn in statement.resources
+                if not action.startswith(LOGS)
+            }
+            for resource in template.of_type("AWS::Lambda::Function", "AWS::StepFunctions::StateMachine")
+        }
+        did = {
+            name: {(call.action, call.resource) for call in gateway.stack.calls if call.function == name}
+            for name in may
+        }
+        return Driven(did, may, list(gateway.stack.denied))
+
+
+def test_nothing_is_denied(driven: Driven) -> None:
+    assert driven.denied == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_role_allows_exactly_what_was_done(driven: Driven, name: str) -> None:
+    assert driven.did[name] == driven.may[name]
+
+
+def test_there_is_no_other_role(driven: Driven) -> None:
+    assert set(driven.may) == set(NAMES)
+
+
+def test_no_action_and_no_resource_is_a_pattern(driven: Driven) -> None:
+    assert [one for allowed in driven.may.values() for one in allowed if "*" in f"{one[0]}{one[1]}"] == []
+
+
+@pytest.fixture
+def without_sign_out(tmp_path: Path) -> Iterator[Path]:
+    """A copy of the template in which DisableUser may not sign users out."""
+    action = "cognito-idp:AdminUserGlobalSignOut"
+    text = SOURCE.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines(keepends=True) if line.strip() != f"- {action}"]
+    assert len(lines) == len(text.splitlines()) - 1
+    # What the template names by relative paths is found from its copy as well.
+    folder = tmp_path / "one" / "two"
+    folder.mkdir(parents=True)
+    for place, original in ((folder, SOURCE.parent), (tmp_path, SOURCE.parents[2])):
+        for entry in original.iterdir():
+            if entry.name != SOURCE.name and not (place / entry.name).exists():
+                (place / entry.name).symlink_to(os.path.abspath(entry))
+    (folder / SOURCE.name).write_text("".join(lines), encoding="utf-8")
+    yield folder / SOURCE.name
+
+
+def test_without_one_of_its_actions_a_run_fails_and_says_so(tmp_path: Path, without_sign_out: Path) -> None:
+    with Gateway(tmp_path, template=without_sign_out) as gateway:
+        subscription = gateway.subscriber("stays@example.com", 2)
+        gateway.stripe.auto_deliver = False
+        ended = gateway.stripe.cancel(subscription["id"])
+        event = gateway.event("customer.subscription.deleted", ended)
+        gateway.send(event)
+        gateway.settle()
+        order = gateway.order(event["id"])
+        assert order["state"] == "UNFULFILLED"
+        assert order["last_error"].startswith("CognitoRejected: Cognito admin_user_global_sign_out was refused")
+        assert {(call.function, call.action) for call in gateway.stack.denied} == {
+            ("DisableUserFunction", "cognito-idp:AdminUserGlobalSignOut")
+        }
+        user = gateway.user("stays@example.com")
+        assert user is not None
+        assert user.enabled

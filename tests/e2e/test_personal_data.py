@@ -1,0 +1,123 @@
+"""No personal data, no secret and no payload in the logs, in the executions, or in what a caller is told."""
+
+import json
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.e2e.conftest import API_KEY, PASSWORD, RETIRING_SECRET, WEBHOOK_SECRET, Gateway, sign
+from tests.local.stripe_api import StripeApi
+
+EMAIL = "zaphod.beeblebrox@heartofgold.example"
+GUEST = "ford.prefect@betelgeuse.example"
+NAME = "Tricia Xochiquetzal"
+PAYLOAD = "Quetzalcoatl"
+
+PERSONAL = ["zaphod", "beeblebrox", "heartofgold", "ford.prefect", "betelgeuse", "tricia", "xochiquetzal", PAYLOAD]
+SECRETS = [API_KEY, WEBHOOK_SECRET, RETIRING_SECRET, PASSWORD, "whsec_", "sk_test_"]
+
+
+class Traces(NamedTuple):
+    """All that a run leaves behind where anybody who may see the console sees it."""
+
+    log: str
+    executions: str
+    answers: str
+    temporary_passwords: list[str]
+
+
+def live(gateway: Gateway) -> list[str]:
+    """A life with everything that can go wrong in it; what callers were told."""
+    stripe, answers = gateway.stripe, []
+
+    def send(event: Any) -> None:
+        answers.append(gateway.send(event).text)
+        gateway.settle()
+
+    session = gateway.buy(EMAIL, 2, name=NAME, metadata={"note": PAYLOAD}, subscription_metadata={"note": PAYLOAD})
+    subscription, customer = session["subscription"], session["customer"]
+    gateway.sign_in(EMAIL)
+    stripe.change_quantity(subscription, 5)
+    stripe.update_customer(customer, name=f"{NAME} {PAYLOAD}", description=PAYLOAD)
+    gateway.settle()
+    # Errors whose texts repeat what was asked.
+    failing = gateway.event("invoice.paid", stripe.all("invoice")[-1])
+    stripe.faults.accept_keys({"another"})
+    send(failing)
+    stripe.faults.accept_keys({API_KEY})
+    for status in (400, 402, 403, 404):
+        stripe.faults.fail_next(1, status)
+        send(failing)
+    for service, code, function in (
+        ("dynamodb", "ValidationException", "ReadBillingFunction"),
+        ("cognito-idp", "InvalidParameterException", "LookupUserFunction"),
+        ("secretsmanager", "ResourceNotFoundException", "ReadBillingFunction"),
+        ("dynamodb", "ValidationException", "WebhookFunction"),
+        ("states", "InvalidExecutionInput", "WebhookFunction"),
+    ):
+        gateway.replace_containers("ReadBillingFunction")
+        text = f"{EMAIL} {NAME} {API_KEY} {PAYLOAD}"
+        gateway.stack.faults.add(service, code, function=function, count=1, message=text)
+        send(failing)
+        gateway.stack.faults.clear()
+    # A shape that nobody expects.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StripeApi, "_page", lambda *_: {"object": "list", "data": [{"id": EMAIL, "items": NAME}]})
+        send(failing)
+    send(failing)
+    assert gateway.order(failing["id"])["state"] == "FULFILLED"
+    # What the webhook refuses or cannot use.
+    for content in (
+        {"id": "cs_bad", "mode": "payment", "customer_details": {"email": f'{EMAIL}"', "name": NAME}},
+        {"id": f"cs_bad {EMAIL}", "customer": None},
+    ):
+        send(gateway.event("checkout.session.completed", content))
+    body = json.dumps({"email": EMAIL, "name": NAME, "note": PAYLOAD}).encode()
+    answers.append(gateway.post(body).text)
+    answers.append(gateway.post(body, sign(body, "whsec_forged")).text)
+    answers.append(gateway.post(body[:-2]).text)
+    # A guest, the end, and a return.
+    gateway.buy(GUEST, 1, gateway.one_time_seat, mode="payment", name=NAME, metadata={"note": PAYLOAD})
+    stripe.cancel(subscription, comment=PAYLOAD)
+    gateway.settle()
+    gateway.buy(EMAIL.upper(), 1, name=NAME)
+    return answers
+
+
+@pytest.fixture(scope="module")
+def traces(gateway: Gateway) -> Traces:
+    answers = live(gateway)
+    client = gateway.stack.client("stepfunctions")
+    seen: list[Any] = []
+    for run in gateway.stack.executions():
+        seen.append(client.describe_execution(executionArn=run.arn))
+        for page in client.get_paginator("get_execution_history").paginate(executionArn=run.arn):
+            seen += page["events"]
+    return Traces(
+        gateway.log.read_text(encoding="utf-8"),
+        json.dumps(seen, default=str),
+        "\n".join(answers),
+        [mail.temporary_password for mail in gateway.stack.outbox],
+    )
+
+
+@pytest.mark.parametrize("place", ["log", "executions", "answers"])
+def test_no_personal_data_is_left(traces: Traces, place: str) -> None:
+    text = getattr(traces, place).lower()
+    assert [word for word in PERSONAL if word.lower() in text] == []
+
+
+@pytest.mark.parametrize("place", ["log", "executions", "answers"])
+def test_no_secret_is_left(traces: Traces, place: str) -> None:
+    text = getattr(traces, place)
+    assert [secret for secret in [*SECRETS, *traces.temporary_passwords] if secret in text] == []
+
+
+def test_there_was_something_to_find(traces: Traces) -> None:
+    for error in ("StripeKeyRejected", "StripeRejected", "LedgerRejected", "CognitoRejected", "SecretUnavailable"):
+        assert error in traces.log
+        assert error in traces.executions
+    assert "UnexpectedError" in traces.executions
+    assert "StartRejected" in traces.log
+    assert "LinkUser" in traces.executions
+    assert len(traces.temporary_passwords) == 2

@@ -1,0 +1,932 @@
+"""gateway.billing: what Stripe's own library reads from the stand-in, and from shapes that it does not serve."""
+
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import stripe
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+from gateway import billing, events
+from gateway.access import Item, Purchase, Subscription
+from gateway.billing import Billing, Customer, price_map
+from gateway.errors import (
+    BillingIncomplete,
+    GatewayError,
+    SecretUnavailable,
+    StripeKeyRejected,
+    StripeRejected,
+    StripeThrottled,
+    StripeUnavailable,
+)
+from gateway.events import OrderItem
+from gateway.secret import Secret
+from gateway.settings import SettingMissing
+from tests.local.stripe_account import StripeAccount
+from tests.local.stripe_http import QuietHandler, StripeApp
+
+Json = dict[str, Any]
+Reader = Callable[..., Billing]
+
+NOW = 1_767_225_600  # 2026-01-01T00:00:00Z
+MONTH_LATER = 1_769_904_000  # 2026-02-01
+DAY = 86_400
+KEY = "sk_test_first"
+NEW_KEY = "sk_test_second"
+EMAIL = "payer@example.com"
+MONTHLY = {"interval": "month"}
+
+
+class Vault:
+    """Secrets Manager with Stripe's key, and a clock beside it."""
+
+    def __init__(self) -> None:
+        self.text = KEY
+        self.now = 1_000.0
+        self.calls = 0
+
+    def get_secret_value(self, SecretId: str) -> Json:  # noqa: N803
+        self.calls += 1
+        return {"ARN": SecretId, "SecretString": self.text}
+
+
+class Clock:
+    """The account's time as a value."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Script:
+    """Answers with prepared JSON by path below /v1/; `asked` are the paths."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.asked: list[str] = []
+        self._answers: dict[str, Response] = {}
+
+    def answer(self, path: str, body: Json, status: int = 200) -> None:
+        self._answers[path] = Response(json.dumps(body), status, content_type="application/json")
+
+    def __call__(self, environ: Json, start_response: Any) -> Any:
+        path = Request(environ).path.removeprefix("/v1/")
+        self.asked.append(path)
+        return self._answers[path](environ, start_response)
+
+
+class Door:
+    """One server on the loopback for all tests here; each puts its own application behind it."""
+
+    def __init__(self) -> None:
+        self.app: Any = None
+        self._stripe = StripeApp(StripeAccount())
+        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=QuietHandler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def serve(self, account: StripeAccount) -> None:
+        """The account is behind it from now on. Building the routes takes longer than a test: they are kept."""
+        self._stripe.account = self._stripe.api.account = account
+        self.app = self._stripe
+
+    def __call__(self, environ: Json, start_response: Any) -> Any:
+        return self.app(environ, start_response)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def vault() -> Vault:
+    return Vault()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def account(clock: Clock) -> Iterator[StripeAccount]:
+    account = StripeAccount(clock=clock, keys={KEY})
+    yield account
+    account.close()
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    door = Door()
+    yield door
+    door.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library waits this long before it tries again."""
+    monkeypatch.setattr(stripe.HTTPClient, "INITIAL_DELAY", 0.0)
+
+
+@pytest.fixture
+def reader(account: StripeAccount, vault: Vault, door: Door) -> Reader:
+    """Makes a Billing that reads the account."""
+    door.serve(account)
+    return lambda **options: reading(vault, door.url, **options)
+
+
+@pytest.fixture
+def script(door: Door) -> Script:
+    door.app = Script(door.url)
+    return door.app
+
+
+@pytest.fixture
+def price(account: StripeAccount) -> str:
+    """A monthly price that says itself that it gives two dapps."""
+    return priced(account, metadata={"dapps": "2"})
+
+
+@pytest.fixture
+def customer(account: StripeAccount) -> str:
+    return str(account.create_customer(EMAIL, "Ann")["id"])
+
+
+def reading(vault: Vault, url: str, *, livemode: bool = False, prices: dict[str, int] | None = None) -> Billing:
+    return Billing(
+        Secret(vault, "arn:key", lambda: vault.now),
+        base=url,
+        livemode=livemode,
+        prices=price_map(json.dumps(prices or {})),
+    )
+
+
+def priced(account: StripeAccount, product: str | None = None, **price: Any) -> str:
+    product = product or account.create_product("Seats")["id"]
+    return str(account.create_price(product, 900, **{"recurring": MONTHLY, **price})["id"])
+
+
+def subscribed(account: StripeAccount, customer: str, price: str, quantity: int = 3, **options: Any) -> str:
+    return str(account.create_subscription(customer, price, quantity, **options)["id"])
+
+
+def only_subscription(found: Customer) -> Subscription:
+    (subscription,) = found.subscriptions
+    return subscription
+
+
+def paths(account: StripeAccount) -> list[str]:
+    return [request["path"].removeprefix("/v1/") for request in account.requests]
+
+
+def session(id_: str) -> events.Purchase:
+    return events.Purchase(id_, "session", 0, ())
+
+
+# ------------------------------------------------------------------ customers and their subscriptions
+
+
+class TestCustomer:
+    def test_with_a_subscription_takes_one_request(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        assert reader().customer(customer) == Customer(
+            customer, EMAIL, False, (Subscription(subscription, "active", (Item(price, 3, "2"),)),)
+        )
+        assert paths(account) == ["subscriptions"]
+
+    def test_without_a_subscription_takes_two(self, account: StripeAccount, reader: Reader, customer: str) -> None:
+        assert reader().customer(customer) == Customer(customer, EMAIL, False, ())
+        assert paths(account) == ["subscriptions", f"customers/{customer}"]
+
+    def test_may_have_no_address(self, account: StripeAccount, reader: Reader) -> None:
+        assert reader().customer(account.create_customer(None)["id"]).email is None
+
+    def test_comes_with_ended_subscriptions_too(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        ended = subscribed(account, customer, price)
+        account.cancel(ended)
+        abandoned = subscribed(account, customer, price, first_payment="failed")
+        account.expire_incomplete(abandoned)
+        live = subscribed(account, customer, price)
+        found = reader().customer(customer)
+        expected = {ended: "canceled", abandoned: "incomplete_expired", live: "active"}
+        assert {each.id: each.status for each in found.subscriptions} == expected
+
+    def test_comes_without_other_customers_subscriptions(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscribed(account, account.create_customer(EMAIL)["id"], price)
+        assert reader().customer(customer).subscriptions == ()
+
+    def test_comes_with_more_subscriptions_than_a_page_has(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        made = [subscribed(account, customer, price) for _ in range(101)]
+        found = reader().customer(customer)
+        assert sorted(each.id for each in found.subscriptions) == sorted(made)
+        assert paths(account) == ["subscriptions"] * 2
+
+    @pytest.mark.parametrize(("items", "pages"), [(10, 0), (11, 1), (20, 1), (101, 2)])
+    def test_comes_with_every_item_of_a_subscription(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        price: str,
+        monkeypatch: pytest.MonkeyPatch,
+        items: int,
+        pages: int,
+    ) -> None:
+        monkeypatch.setattr("tests.local.stripe_billing.MAX_ITEMS", 200)
+        lines = [{"price": price, "quantity": number} for number in range(items)]
+        account.create_subscription(customer, items=lines)
+        found = only_subscription(reader().customer(customer))
+        assert sorted(item.quantity or 0 for item in found.items) == list(range(items))
+        assert paths(account) == ["subscriptions"] + ["subscription_items"] * pages
+
+    @pytest.mark.parametrize("had_a_subscription", [True, False])
+    def test_that_was_deleted_says_so(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str, had_a_subscription: bool
+    ) -> None:
+        if had_a_subscription:
+            subscribed(account, customer, price)
+        account.delete_customer(customer)
+        found = reader().customer(customer)
+        assert (found.deleted, found.email) == (True, None)
+        assert [each.status for each in found.subscriptions] == ["canceled"] * had_a_subscription
+
+    def test_that_stripe_does_not_know_is_incomplete(self, reader: Reader) -> None:
+        with pytest.raises(BillingIncomplete, match="another account"):
+            reader().customer("cus_unknown")
+
+    @pytest.mark.parametrize("has_a_subscription", [True, False])
+    def test_of_the_other_mode_is_incomplete(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str, has_a_subscription: bool
+    ) -> None:
+        if has_a_subscription:
+            subscribed(account, customer, price)
+        with pytest.raises(BillingIncomplete, match="other mode"):
+            reader(livemode=True).customer(customer)
+
+    def test_of_live_mode_is_read_in_live_mode(self, account: StripeAccount, reader: Reader, price: str) -> None:
+        account.livemode = True
+        customer = account.create_customer(EMAIL)["id"]
+        subscribed(account, customer, price)
+        assert reader(livemode=True).customer(customer).email == EMAIL
+
+
+class TestSubscription:
+    @pytest.mark.parametrize(
+        ("do", "status", "ends_at"),
+        [
+            (lambda account, id_: None, "active", None),
+            (lambda account, id_: account.cancel(id_, cancel_at=NOW + DAY), "active", NOW + DAY),
+            (lambda account, id_: account.cancel(id_, at_period_end=True), "active", MONTH_LATER),
+            (lambda account, id_: (account.cancel(id_, at_period_end=True), account.keep(id_)), "active", None),
+            (lambda account, id_: account.start_trial(id_, 14), "trialing", None),
+            (lambda account, id_: account.pause(id_), "paused", None),
+            (lambda account, id_: account.cancel(id_), "canceled", None),
+            (lambda account, id_: (account.fail_payment(id_), account.exhaust_dunning(id_)), "unpaid", None),
+        ],
+    )
+    def test_has_stripes_status_and_ends_when_it_is_to_be_canceled(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        price: str,
+        do: Callable[[StripeAccount, str], object],
+        status: str,
+        ends_at: int | None,
+    ) -> None:
+        do(account, subscribed(account, customer, price))
+        found = only_subscription(reader().customer(customer))
+        assert (found.status, found.ends_at, found.first_unpaid) == (status, ends_at, None)
+        assert paths(account) == ["subscriptions"]  # invoices concern past_due alone
+
+    def test_has_its_trials_end(self, account: StripeAccount, reader: Reader, customer: str, price: str) -> None:
+        subscribed(account, customer, price, trial_days=7)
+        assert only_subscription(reader().customer(customer)).trial_end == NOW + 7 * DAY
+
+    @pytest.mark.parametrize(
+        ("end", "for_nonpayment"),
+        [
+            (lambda account, id_: account.cancel(id_), False),
+            (lambda account, id_: (account.fail_payment(id_), account.exhaust_dunning(id_, "canceled")), True),
+        ],
+    )
+    def test_says_whether_it_ended_for_nonpayment(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        price: str,
+        end: Callable[[StripeAccount, str], object],
+        for_nonpayment: bool,
+    ) -> None:
+        end(account, subscribed(account, customer, price))
+        found = only_subscription(reader().customer(customer))
+        assert (found.status, found.ended_for_nonpayment) == ("canceled", for_nonpayment)
+
+
+def fail(account: StripeAccount, subscription: str) -> None:
+    account.fail_payment(subscription)
+
+
+def bill(outcome: str) -> Callable[[StripeAccount, str], object]:
+    return lambda account, subscription: account.bill(subscription, 100, outcome)
+
+
+def void_all(account: StripeAccount, subscription: str) -> None:
+    """The open invoices are voided; the subscription stays past_due until Stripe says otherwise."""
+    for invoice in account.all("invoice"):
+        if invoice["status"] == "open":
+            account.void_invoice(invoice["id"])
+
+
+def pay_first(account: StripeAccount, subscription: str) -> None:
+    account.pay_invoice(next(each["id"] for each in account.all("invoice") if each["status"] == "open"))
+
+
+class TestFirstUnpaid:
+    """Since when a past_due subscription is unpaid; each happening comes a day after the one before it."""
+
+    @pytest.mark.parametrize(
+        ("happenings", "day"),
+        [
+            ([fail], 1),
+            ([fail, fail, fail], 1),  # dunning tries again: the same invoice
+            ([fail, bill("failed")], 1),
+            ([bill("failed"), fail], 1),
+            ([bill("draft"), fail], 2),
+            ([bill("open"), fail], 2),  # not tried yet
+            ([bill("paid"), fail], 2),
+            ([bill("failed"), fail, pay_first], 2),  # the older one is paid
+            ([fail, bill("failed"), bill("draft"), pay_first], 2),
+            ([fail, void_all], None),
+        ],
+    )
+    def test_is_when_the_oldest_open_invoice_that_was_tried_was_finalized(
+        self,
+        account: StripeAccount,
+        clock: Clock,
+        reader: Reader,
+        customer: str,
+        price: str,
+        happenings: list[Callable[[StripeAccount, str], object]],
+        day: int | None,
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        for happening in happenings:
+            clock.now += DAY
+            happening(account, subscription)
+        with account.changing(account.stored("subscription", subscription), "customer.subscription.updated") as stored:
+            stored["status"] = "past_due"  # whatever paying one of two invoices made of it
+        found = only_subscription(reader().customer(customer))
+        assert found.first_unpaid == (None if day is None else NOW + day * DAY)
+        assert paths(account) == ["subscriptions", "invoices"]
+
+    def test_is_not_another_subscriptions(
+        self, account: StripeAccount, clock: Clock, reader: Reader, customer: str, price: str
+    ) -> None:
+        older, newer = subscribed(account, customer, price), subscribed(account, customer, price)
+        for subscription in (older, newer):
+            clock.now += DAY
+            account.fail_payment(subscription)
+        found = {each.id: each.first_unpaid for each in reader().customer(customer).subscriptions}
+        assert found == {older: NOW + DAY, newer: NOW + 2 * DAY}
+
+    def test_of_an_invoice_that_is_sent_is_its_due_date(
+        self, account: StripeAccount, clock: Clock, reader: Reader, customer: str, price: str
+    ) -> None:
+        made = account.create_subscription(customer, price, collection_method="send_invoice", days_until_due=10)
+        clock.now += 11 * DAY
+        account.overdue(made["latest_invoice"])
+        found = only_subscription(reader().customer(customer))
+        assert (found.status, found.first_unpaid) == ("past_due", NOW + 10 * DAY)
+
+    @pytest.mark.parametrize(
+        ("invoices", "first"),
+        [
+            ([{"attempted": True, "status_transitions": {"finalized_at": 5}}], 5),
+            ([{"attempted": True}], None),
+            ([{"attempted": True, "status_transitions": None}], None),
+            ([{"status_transitions": {"finalized_at": 5}}], None),
+            ([{"collection_method": "send_invoice", "due_date": 9, "status_transitions": {"finalized_at": 5}}], 9),
+            ([{"collection_method": "send_invoice", "due_date": None, "status_transitions": {"finalized_at": 5}}], 5),
+            ([{"collection_method": "send_invoice"}], None),
+            ([{"attempted": True, "status_transitions": {"finalized_at": at}} for at in (8, 7, 9)], 7),
+            ([], None),
+        ],
+    )
+    def test_is_read_from_whatever_an_invoice_has(
+        self, script: Script, vault: Vault, invoices: list[Json], first: int | None
+    ) -> None:
+        script.answer("subscriptions", page(old_subscription(status="past_due")))
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("invoices", page(*({"object": "invoice", **each} for each in invoices)))
+        assert only_subscription(reading(vault, script.url).customer("cus_1")).first_unpaid == first
+
+
+# ------------------------------------------------------------------ items: how many, and how many dapps each
+
+
+class TestItem:
+    def test_keeps_its_quantity(self, account: StripeAccount, reader: Reader, customer: str, price: str) -> None:
+        subscription = subscribed(account, customer, price, 3)
+        account.change_quantity(subscription, 8)
+        account.add_item(subscription, priced(account, metadata={"dapps": "10"}), 0)
+        found = only_subscription(reader().customer(customer)).items
+        assert [(item.quantity, item.dapps) for item in found] == [(8, "2"), (0, "10")]
+
+    def test_that_is_metered_has_no_quantity(self, account: StripeAccount, reader: Reader, customer: str) -> None:
+        metered = priced(account, metadata={"dapps": "2"}, recurring={**MONTHLY, "usage_type": "metered"})
+        subscribed(account, customer, metered)
+        assert only_subscription(reader().customer(customer)).items == (Item(metered, None, "2"),)
+
+    @pytest.mark.parametrize(
+        ("transform", "divide_by", "round_up"),
+        [
+            (None, 1, False),
+            ({"divide_by": 10, "round": "up"}, 10, True),
+            ({"divide_by": 10, "round": "down"}, 10, False),
+        ],
+    )
+    def test_keeps_how_its_quantity_is_packed(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        transform: Json | None,
+        divide_by: int,
+        round_up: bool,
+    ) -> None:
+        packed = priced(account, metadata={"dapps": "1"}, transform_quantity=transform)
+        subscribed(account, customer, packed, 25)
+        (item,) = only_subscription(reader().customer(customer)).items
+        assert item == Item(packed, 25, "1", divide_by, round_up)
+
+
+class TestMapping:
+    @pytest.mark.parametrize(
+        ("metadata", "prices", "product", "dapps", "reads_the_product"),
+        [
+            ({"dapps": "2"}, {}, {}, "2", False),
+            ({"dapps": "2"}, {"price_seat": 3, "seat": 4}, {"dapps": "5"}, "2", False),
+            ({"dapps": "0"}, {"price_seat": 3}, {"dapps": "5"}, "0", False),
+            # Whether it can be read is for the rules to say: a typo must not fall through to another answer.
+            ({"dapps": "two"}, {"price_seat": 3}, {"dapps": "5"}, "two", False),
+            ({"dapps": ""}, {"price_seat": 3}, {"dapps": "5"}, "", False),
+            ({}, {"price_seat": 3, "seat": 4}, {"dapps": "5"}, "3", False),
+            ({}, {"price_seat": 0, "seat": 4}, {"dapps": "5"}, "0", False),
+            ({}, {"seat": 4}, {"dapps": "5"}, "4", False),
+            ({}, {"other": 9}, {"dapps": "5"}, "5", True),
+            ({"Dapps": "2"}, {}, {"dapps": "five"}, "five", True),
+            ({}, {}, {}, None, True),
+        ],
+    )
+    def test_is_the_prices_then_dapp_prices_then_the_products(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        metadata: Json,
+        prices: dict[str, int],
+        product: Json,
+        dapps: str | None,
+        reads_the_product: bool,
+    ) -> None:
+        account.create_product("Seats", product, "prod_seats")
+        seat = priced(account, "prod_seats", metadata=metadata, lookup_key="seat", price_id="price_seat")
+        subscribed(account, customer, seat)
+        (item,) = only_subscription(reader(prices=prices).customer(customer)).items
+        assert (item.price, item.dapps) == ("price_seat", dapps)
+        assert paths(account) == ["subscriptions"] + ["products/prod_seats"] * reads_the_product
+
+    def test_reads_a_product_once_for_all_its_prices(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        account.create_product("Seats", {"dapps": "5"}, "prod_seats")
+        account.create_product("Coffee", {}, "prod_coffee")
+        for product in ("prod_seats", "prod_coffee", "prod_seats", "prod_coffee"):
+            subscribed(account, customer, priced(account, product))
+        found = reader().customer(customer)
+        assert [each.items[0].dapps for each in found.subscriptions] == [None, "5", None, "5"]
+        assert sorted(paths(account)) == ["products/prod_coffee", "products/prod_seats", "subscriptions"]
+
+    def test_is_read_again_at_every_look(self, account: StripeAccount, reader: Reader, customer: str) -> None:
+        account.create_product("Seats", {"dapps": "5"}, "prod_seats")
+        subscribed(account, customer, priced(account, "prod_seats"))
+        seen = reader()
+        seen.customer(customer)
+        account.update_product("prod_seats", metadata={"dapps": "6"})
+        assert only_subscription(seen.customer(customer)).items[0].dapps == "6"
+
+
+class TestPriceMap:
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{}", {}),
+            ('{"price_1": 3, "seat": 0, "sku 1": 1000000}', {"price_1": "3", "seat": "0", "sku 1": "1000000"}),
+        ],
+    )
+    def test_gives_dapps_as_text(self, text: str, expected: dict[str, str]) -> None:
+        assert price_map(text) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "not JSON"),
+            ("{", "not JSON"),
+            ("price_1=3", "not JSON"),
+            ("[]", "not a JSON object"),
+            ("null", "not a JSON object"),
+            ('"price_1"', "not a JSON object"),
+            ('{"price_1": "3"}', "'price_1' no whole number"),
+            ('{"price_1": 3, "price_2": 1.5}', "'price_2' no whole number"),
+            ('{"price_1": 3.0}', "'price_1' no whole number"),
+            ('{"price_1": -1}', "'price_1' no whole number"),
+            ('{"price_1": true}', "'price_1' no whole number"),
+            ('{"price_1": null}', "'price_1' no whole number"),
+            ('{"price_1": {"dapps": 3}}', "'price_1' no whole number"),
+            ('{"price_1": NaN}', "'price_1' no whole number"),
+        ],
+    )
+    def test_refuses_anything_else_when_the_function_starts(self, text: str, message: str) -> None:
+        with pytest.raises(SettingMissing, match=f"^DappPrices .*{message}"):
+            price_map(text)
+
+
+# ------------------------------------------------------------------ shapes of other API versions
+
+CUSTOMER = {"id": "cus_1", "object": "customer", "email": EMAIL, "livemode": False}
+GOLD = {"id": "gold", "object": "plan", "product": "prod_1"}
+MAPPED = {"id": "new", "object": "price", "metadata": {"dapps": "2"}}
+
+
+def page(*rows: Json, has_more: bool = False) -> Json:
+    return {"object": "list", "data": list(rows), "has_more": has_more, "url": "/v1/rows"}
+
+
+def old_subscription(*items: Json, **changed: Any) -> Json:
+    """A subscription as API versions before 2025-03-31.basil serve it: the period is its own, a price is a plan."""
+    rows = items or (item(plan={**GOLD, "metadata": {"dapps": "2"}}),)
+    return {
+        "id": "sub_1",
+        "object": "subscription",
+        "customer": "cus_1",
+        "livemode": False,
+        "status": "active",
+        "cancel_at_period_end": False,
+        "current_period_end": MONTH_LATER,
+        "items": page(*rows),
+        **changed,
+    }
+
+
+def item(**fields: Any) -> Json:
+    return {"object": "subscription_item", "quantity": 1, **fields}
+
+
+class TestOtherShapes:
+    @pytest.mark.parametrize(
+        ("changed", "ends_at"),
+        [
+            ({}, None),
+            ({"cancel_at_period_end": True}, MONTH_LATER),
+            ({"cancel_at_period_end": True, "cancel_at": None}, MONTH_LATER),
+            ({"cancel_at_period_end": True, "cancel_at": MONTH_LATER - 5}, MONTH_LATER - 5),
+            ({"cancel_at_period_end": False, "cancel_at": MONTH_LATER + 5}, MONTH_LATER + 5),
+            ({"cancel_at_period_end": True, "current_period_end": None}, None),
+            (
+                {
+                    "cancel_at_period_end": True,
+                    "current_period_end": None,
+                    "items": page(*(item(price=MAPPED, current_period_end=end) for end in (NOW, NOW + 9, None))),
+                },
+                NOW + 9,
+            ),
+        ],
+    )
+    def test_a_periods_end_is_the_subscriptions_or_its_items(
+        self, script: Script, vault: Vault, changed: Json, ends_at: int | None
+    ) -> None:
+        script.answer("subscriptions", page({**old_subscription(), **changed}))
+        script.answer("customers/cus_1", CUSTOMER)
+        assert only_subscription(reading(vault, script.url).customer("cus_1")).ends_at == ends_at
+
+    @pytest.mark.parametrize(
+        ("row", "expected"),
+        [
+            (item(plan={**GOLD, "metadata": {"dapps": "4"}}, quantity=3), Item("gold", 3, "4")),
+            (item(plan=GOLD, quantity=3), Item("gold", 3, "6")),  # the product's
+            (
+                item(plan={**GOLD, "transform_usage": {"divide_by": 5, "round": "up"}}, quantity=12),
+                Item("gold", 12, "6", 5, True),
+            ),
+            # The newer field counts when both are there.
+            (item(price={"id": "new", "metadata": {"dapps": "7"}}, plan=GOLD), Item("new", 1, "7")),
+            (item(price={"id": "new", "lookup_key": None}), Item("new", 1, None)),
+            (item(price={"id": "new", "product": {"id": "prod_2", "metadata": {"dapps": "8"}}}), Item("new", 1, "8")),
+            (item(price={"id": "new", "product": {"id": "prod_2", "deleted": True}}), Item("new", 1, None)),
+            (item(price={"id": "new", "metadata": {"dapps": 9}}), Item("new", 1, "9")),
+            (item(price={"id": "new", "metadata": {"dapps": "9"}}, quantity=True), Item("new", None, "9")),
+            (item(price={"id": "new", "metadata": {"dapps": "9"}}, quantity="3"), Item("new", None, "9")),
+            (item(price=None, plan=None), Item("None", 1, None)),
+        ],
+    )
+    def test_an_item_has_a_price_or_a_plan(self, script: Script, vault: Vault, row: Json, expected: Item) -> None:
+        script.answer("subscriptions", page(old_subscription(row)))
+        script.answer("customers/cus_1", CUSTOMER)
+        product = {"id": "prod_1", "object": "product", "metadata": {"dapps": "6"}}
+        script.answer("products/prod_1", product)
+        assert only_subscription(reading(vault, script.url).customer("cus_1")).items == (expected,)
+
+    def test_a_customer_that_was_not_expanded_is_read(self, script: Script, vault: Vault) -> None:
+        script.answer("subscriptions", page(old_subscription(item(price={"id": "new"}))))
+        script.answer("customers/cus_1", CUSTOMER)
+        assert reading(vault, script.url).customer("cus_1").email == EMAIL
+        assert script.asked == ["subscriptions", "customers/cus_1"]
+
+    @pytest.mark.parametrize(
+        ("details", "for_nonpayment"),
+        [
+            ({"reason": "payment_failed"}, True),
+            ({"reason": "payment_disputed"}, True),
+            ({"reason": "cancellation_requested"}, False),
+            ({"reason": None}, False),
+            (None, False),
+        ],
+    )
+    def test_the_reason_of_an_end_may_be_missing(
+        self, script: Script, vault: Vault, details: Json | None, for_nonpayment: bool
+    ) -> None:
+        row = old_subscription(status="canceled", cancellation_details=details, customer=CUSTOMER)
+        script.answer("subscriptions", page(row))
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert found.ended_for_nonpayment is for_nonpayment
+
+    @pytest.mark.parametrize(
+        ("modes", "livemode", "taken"),
+        [
+            ((False, False), False, True),
+            ((True, True), True, True),
+            ((None, None), True, True),  # a deleted customer has none
+            ((False, True), False, False),
+            ((True, False), False, False),
+            ((False, True), True, False),
+        ],
+    )
+    def test_customer_and_subscriptions_are_of_our_mode(
+        self, script: Script, vault: Vault, modes: tuple[bool | None, bool | None], livemode: bool, taken: bool
+    ) -> None:
+        customer = {**CUSTOMER, "livemode": modes[0]}
+        script.answer("subscriptions", page(old_subscription(customer=customer, livemode=modes[1])))
+        seen = reading(vault, script.url, livemode=livemode)
+        with contextlib.nullcontext() if taken else pytest.raises(BillingIncomplete, match="other mode"):
+            seen.customer("cus_1")
+
+
+# ------------------------------------------------------------------ one-time orders
+
+
+class TestCheckoutSession:
+    @pytest.fixture
+    def once(self, account: StripeAccount) -> str:
+        product = account.create_product("Seat for ever", {"dapps": "5"}, "prod_once")["id"]
+        return str(account.create_price(product, 5_000, price_id="price_once")["id"])
+
+    @pytest.fixture
+    def free(self, account: StripeAccount) -> str:
+        product = account.create_product("Gift")["id"]
+        return str(account.create_price(product, 0, {"dapps": "1"}, price_id="price_free")["id"])
+
+    def test_that_is_paid_has_its_lines(self, account: StripeAccount, reader: Reader, once: str) -> None:
+        made = account.checkout(EMAIL, once, 2, "payment")["id"]
+        assert reader().purchase(session(made)) == Purchase(made, "paid", (Item(once, 2, "5"),))
+        expected = [f"checkout/sessions/{made}", f"checkout/sessions/{made}/line_items", "products/prod_once"]
+        assert paths(account) == expected
+
+    def test_over_nothing_counts_as_paid(self, account: StripeAccount, reader: Reader, free: str) -> None:
+        made = account.checkout(EMAIL, free, mode="payment")
+        assert made["payment_status"] == "no_payment_required"
+        assert reader().purchase(session(made["id"])) == Purchase(made["id"], "paid", (Item(free, 1, "1"),))
+
+    @pytest.mark.parametrize(("succeeded", "status"), [(None, "open"), (False, "open"), (True, "paid")])
+    def test_that_is_paid_later_is_open_until_then(
+        self, account: StripeAccount, reader: Reader, once: str, succeeded: bool | None, status: str
+    ) -> None:
+        made = account.checkout(EMAIL, once, mode="payment", paid=False)["id"]
+        if succeeded is not None:
+            account.async_payment(made, succeeded)
+        assert reader().purchase(session(made)).status == status
+
+    @pytest.mark.parametrize("expired", [True, False])
+    def test_that_nobody_completed_is_open_and_takes_one_request(
+        self, account: StripeAccount, reader: Reader, free: str, expired: bool
+    ) -> None:
+        made = account.create_checkout_session([{"price": free}], "payment")["id"]
+        if expired:
+            account.expire_session(made)
+        assert reader().purchase(session(made)) == Purchase(made, "open", ())
+        assert paths(account) == [f"checkout/sessions/{made}"]
+
+    def test_has_more_lines_than_a_page(self, account: StripeAccount, reader: Reader, once: str) -> None:
+        lines = [{"price": once, "quantity": number} for number in range(1, 102)]
+        made = account.create_checkout_session(lines, "payment")["id"]
+        account.complete_checkout(made, EMAIL)
+        found = reader().purchase(session(made))
+        assert [item.quantity for item in found.items] == list(range(1, 102))
+        assert paths(account).count("products/prod_once") == 1
+
+    def test_of_another_account_is_incomplete(self, reader: Reader) -> None:
+        with pytest.raises(BillingIncomplete, match="another account"):
+            reader().purchase(session("cs_test_unknown"))
+
+    def test_of_the_other_mode_is_incomplete(self, account: StripeAccount, reader: Reader, once: str) -> None:
+        made = account.checkout(EMAIL, once, mode="payment")["id"]
+        with pytest.raises(BillingIncomplete, match="other mode"):
+            reader(livemode=True).purchase(session(made))
+
+
+@pytest.mark.parametrize("status", ["created", "paid", "fulfilled", "canceled", "returned"])
+def test_a_legacy_order_is_what_the_ledger_knows_with_todays_mapping(
+    account: StripeAccount, reader: Reader, status: str
+) -> None:
+    lines = (OrderItem("sku_seat", 2), OrderItem("sku_mug", 1), OrderItem("sku_seat", None))
+    known = events.Purchase("or_1", status, 17, lines)
+    expected = (Item("sku_seat", 2, "5"), Item("sku_mug", 1, None), Item("sku_seat", None, "5"))
+    assert reader(prices={"sku_seat": 5}).purchase(known) == Purchase("or_1", status, expected)
+    assert account.requests == []  # its API is gone
+
+
+# ------------------------------------------------------------------ when Stripe does not answer, or not as wished
+
+READS: dict[str, Callable[[Billing], object]] = {
+    "subscriptions": lambda seen: seen.customer("cus_1"),
+    "checkout/sessions/cs_1": lambda seen: seen.purchase(session("cs_1")),
+}
+
+
+@pytest.mark.parametrize("path", READS)
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("status", "name", "message", "requests"),
+        [
+            (400, StripeRejected, r"\(400\)", 1),
+            (401, StripeKeyRejected, "Secrets Manager", 1),
+            (402, StripeUnavailable, "402", 1),
+            (403, StripeKeyRejected, "rights", 1),
+            (404, StripeRejected, r"\(404\)", 1),
+            (409, StripeUnavailable, "409", 2),
+            (429, StripeThrottled, "429", 1),
+            (500, StripeUnavailable, "500", 2),
+            (503, StripeUnavailable, "503", 2),
+        ],
+    )
+    def test_have_our_names(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        path: str,
+        status: int,
+        name: type[GatewayError],
+        message: str,
+        requests: int,
+    ) -> None:
+        account.faults.fail_next(9, status, path)
+        with pytest.raises(name, match=message) as caught:
+            READS[path](reader())
+        assert type(caught.value) is name
+        assert len(account.requests) == requests
+
+    @pytest.mark.parametrize(
+        ("status", "error", "name"),
+        [
+            (400, {"code": "resource_missing", "type": "invalid_request_error"}, BillingIncomplete),
+            (404, {"code": "resource_missing", "type": "invalid_request_error"}, BillingIncomplete),
+            (400, {"code": "parameter_invalid", "type": "invalid_request_error"}, StripeRejected),
+            (400, {"type": "invalid_request_error"}, StripeRejected),
+            (400, {"type": "idempotency_error"}, StripeUnavailable),
+            (401, {"type": "invalid_request_error"}, StripeKeyRejected),
+            (403, {"type": "invalid_request_error"}, StripeKeyRejected),
+            (429, {"type": "invalid_request_error", "code": "rate_limit"}, StripeThrottled),
+            (500, {"type": "api_error"}, StripeUnavailable),
+        ],
+    )
+    def test_say_nothing_of_the_request(
+        self, script: Script, vault: Vault, path: str, status: int, error: Json, name: type[GatewayError]
+    ) -> None:
+        text = f"No such customer: 'cus_1', session 'cs_1', {EMAIL}, {KEY}"
+        script.answer(path, {"error": {**error, "message": text, "param": "cus_1"}}, status=status)
+        with pytest.raises(name) as caught:
+            READS[path](reading(vault, script.url))
+        assert not any(value in str(caught.value) for value in ("cus_1", "cs_1", EMAIL, KEY))
+        assert caught.value.__suppress_context__
+        assert caught.value.__cause__ is None
+
+    def test_that_pass_at_once_are_not_noticed(self, account: StripeAccount, reader: Reader, path: str) -> None:
+        account.faults.fail_next(1, 500, path)
+        with pytest.raises(BillingIncomplete):  # the second try is answered: nobody here has these ids
+            READS[path](reader())
+        assert [request["status"] for request in account.requests][:2] == [500, account.requests[-1]["status"]]
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b'{"object": "list"'])
+    @pytest.mark.parametrize("status", [200, 502])
+    def test_of_something_else_than_stripe_are_unavailability(
+        self, door: Door, vault: Vault, path: str, status: int, body: bytes
+    ) -> None:
+        door.app = Response(body, status, content_type="text/html")
+        with pytest.raises(StripeUnavailable, match=str(status)):
+            READS[path](reading(vault, door.url))
+
+    def test_of_nobody_there_are_unavailability(self, vault: Vault, path: str) -> None:
+        with socket.socket() as taken:  # bound, so nobody else gets it, and not listening
+            taken.bind(("127.0.0.1", 0))
+            with pytest.raises(StripeUnavailable, match="nothing"):
+                READS[path](reading(vault, f"http://127.0.0.1:{taken.getsockname()[1]}"))
+
+    def test_of_silence_are_unavailability(
+        self, account: StripeAccount, reader: Reader, monkeypatch: pytest.MonkeyPatch, path: str
+    ) -> None:
+        monkeypatch.setattr(billing, "_TIMEOUT", (0.05, 0.05))
+        account.faults.hang_next(2, 60, path)  # ends with the account
+        with pytest.raises(StripeUnavailable, match="nothing"):
+            READS[path](reader())
+
+
+class TestKey:
+    def test_that_was_rotated_is_read_again_and_the_call_repeated(
+        self, account: StripeAccount, reader: Reader, vault: Vault, customer: str
+    ) -> None:
+        seen = reader()
+        seen.customer(customer)
+        account.faults.accept_keys({NEW_KEY})
+        vault.text, vault.now = NEW_KEY, vault.now + 60
+        account.requests.clear()
+        assert seen.customer(customer).email == EMAIL
+        assert [request["status"] for request in account.requests] == [401, 200, 200]
+        assert vault.calls == 2
+
+    def test_that_was_rotated_within_the_minute_waits_for_the_next_run(
+        self, account: StripeAccount, reader: Reader, vault: Vault, customer: str
+    ) -> None:
+        seen = reader()
+        seen.customer(customer)
+        account.faults.accept_keys({NEW_KEY})
+        vault.text, vault.now = NEW_KEY, vault.now + 59
+        with pytest.raises(StripeKeyRejected, match="401"):
+            seen.customer(customer)
+        vault.now += 1
+        assert seen.customer(customer).email == EMAIL
+
+    @pytest.mark.parametrize(
+        ("text", "faults", "name", "requests"),
+        [
+            (KEY, 0, StripeKeyRejected, 1),  # the same again
+            ("sk_test_third", 0, StripeKeyRejected, 2),  # another that is as bad
+            (NEW_KEY, 429, StripeThrottled, 2),
+            (NEW_KEY, 403, StripeKeyRejected, 2),
+        ],
+    )
+    def test_that_is_no_better_is_not_tried_for_ever(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        vault: Vault,
+        customer: str,
+        text: str,
+        faults: int,
+        name: type[GatewayError],
+        requests: int,
+    ) -> None:
+        seen = reader()
+        seen.customer(customer)
+        account.faults.accept_keys({NEW_KEY})
+        account.requests.clear()
+        vault.text, vault.now = text, vault.now + 60
+        if faults:
+            account.faults.fail_next(1, 401)
+            account.faults.fail_next(1, faults)
+        with pytest.raises(name):
+            seen.customer(customer)
+        assert len(account.requests) == requests
+
+    def test_that_is_missing_is_the_secrets_fault(self, account: StripeAccount, reader: Reader, vault: Vault) -> None:
+        vault.text = " "
+        with pytest.raises(SecretUnavailable):
+            reader().customer("cus_1")
+        assert account.requests == []

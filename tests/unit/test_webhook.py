@@ -1,0 +1,658 @@
+"""webhook.handler: whatever arrives at POST /create, in this process, signed as Stripe signs."""
+
+import base64
+import importlib.util
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import stripe
+from boto3.dynamodb.types import TypeDeserializer
+from botocore.exceptions import ClientError, ConnectTimeoutError
+
+from gateway import telemetry
+from gateway.events import Purchase
+from gateway.fulfillment import Fulfillment
+from gateway.ledger import ATTEMPT_SECONDS, MAX_ATTEMPTS, Attempt, Ledger
+from gateway.secret import Secret
+from tests.local.template import Template
+
+Json = dict[str, Any]
+
+REPOSITORY = Path(__file__).parents[2]
+NOW = 1_790_000_000
+SECRET = "whsec_first"
+NEW_SECRET = "whsec_second"
+EMAIL = "zaphod.beeblebrox@heartofgold.example"
+NAME = "Zaphod Quetzalcoatl"
+CONTEXT = SimpleNamespace(function_name="webhook")
+
+INVOICE = {
+    "id": "in_1",
+    "object": "invoice",
+    "customer": "cus_1",
+    "customer_email": EMAIL,
+    "customer_name": NAME,
+    "amount_due": 2000,
+    "currency": "usd",
+    "created": NOW - 5,
+}
+RUN = {"event_id": "evt_1", "order_id": "in_1", "customer_id": "cus_1"}
+
+
+def imported(function: str) -> ModuleType:
+    """A function's module, as a copy of our own, with exactly the environment that template.yaml gives it."""
+    template = Template(REPOSITORY / "template.yaml", {})
+    for name in template.resources:
+        template.created(name, name, Arn=f"arn:aws:local:us-east-1:123456789012:{name}")
+    properties = template.resolve(template.resources[function].properties)
+    file = properties["Handler"].removesuffix(".handler")
+    spec = importlib.util.spec_from_file_location(f"unit_{file}", REPOSITORY / "functions" / f"{file}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in properties["Environment"]["Variables"].items():
+            patched.setenv(name, value)
+        spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Clock:
+    now: float = NOW
+
+    def time(self) -> float:
+        return self.now
+
+
+@dataclass
+class Vault:
+    """Secrets Manager with the signing secrets."""
+
+    text: str = SECRET
+    error: Exception | None = None
+    calls: int = 0
+
+    def get_secret_value(self, SecretId: str) -> Json:  # noqa: N803
+        self.calls += 1
+        if self.error is not None:
+            raise self.error
+        return {"ARN": SecretId, "SecretString": self.text}
+
+
+@dataclass
+class Machine:
+    """Step Functions with memory: one name, one execution, for as long as anybody remembers it."""
+
+    executions: dict[str, Json] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
+    error: Exception | None = None
+
+    def start_execution(self, *, stateMachineArn: str, name: str, input: str) -> None:  # noqa: A002, N803
+        if self.error is not None:
+            raise self.error
+        run = json.loads(input)
+        if name in self.executions and (name in self.ended or self.executions[name] != run):
+            raise refusal("ExecutionAlreadyExists")
+        self.executions[name] = run
+
+
+class Broken:
+    """A client whose every operation fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def fail(**request: Any) -> Any:
+            raise self._error
+
+        return fail
+
+
+def refusal(code: str, status: int = 400) -> ClientError:
+    response: Any = {"Error": {"Code": code, "Message": f"{EMAIL} {NAME}"}, "ResponseMetadata": {}}
+    response["ResponseMetadata"]["HTTPStatusCode"] = status
+    return ClientError(response, "Operation")
+
+
+THROTTLED = refusal("ThrottlingException")
+SILENT = ConnectTimeoutError(endpoint_url="https://aws")
+
+
+# ------------------------------------------------------------------ what Stripe sends, and what API Gateway makes of it
+
+
+def event(content: Json | None = None, **envelope: Any) -> Json:
+    return {
+        "id": "evt_1",
+        "object": "event",
+        "type": "invoice.paid",
+        "livemode": False,
+        "created": NOW,
+        "data": {"object": INVOICE if content is None else content},
+        "pending_webhooks": 1,
+        **envelope,
+    }
+
+
+def written(event: Json) -> bytes:
+    return json.dumps(event, indent=2).encode()
+
+
+def signature(body: bytes, secret: str = SECRET, at: float = NOW) -> str:
+    return stripe.WebhookSignature.generate_signature_header(body.decode(), secret, int(at))
+
+
+def http_api(body: bytes, header: str | None) -> Json:
+    """Payload 2.0: names of headers are lower case."""
+    headers = {"content-type": "application/json"} | ({} if header is None else {"stripe-signature": header})
+    return {
+        "version": "2.0",
+        "routeKey": "POST /create",
+        "rawPath": "/create",
+        "headers": headers,
+        "body": body.decode(),
+        "isBase64Encoded": False,
+    }
+
+
+def rest_api(body: bytes, header: str | None) -> Json:
+    """Payload 1.0: names of headers as they were sent."""
+    headers = {"Content-Type": "application/json"} | ({} if header is None else {"Stripe-Signature": header})
+    return {
+        "resource": "/create",
+        "httpMethod": "POST",
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "body": body.decode(),
+        "isBase64Encoded": False,
+    }
+
+
+def in_base64(request: Json) -> Json:
+    text = base64.b64encode(request["body"].encode()).decode()
+    return {**request, "body": text, "isBase64Encoded": True}
+
+
+class Gateway:
+    """The handler and its world; `ledger` is the test's own way to the table."""
+
+    def __init__(self, module: ModuleType, dynamodb: Any, vault: Vault, clock: Clock) -> None:
+        self.vault = vault
+        self.clock = clock
+        self.machine = Machine()
+        self.ledger = Ledger(dynamodb, "orders")
+        self._module = module
+        self.dynamodb = dynamodb
+
+    def ask(self, request: Json) -> int:
+        """The status of the answer; its words are in `said`."""
+        answer = self._module.handler(request, CONTEXT)
+        assert answer.keys() == {"statusCode", "headers", "body"}
+        assert answer["headers"] == {"content-type": "application/json"}
+        self.said = json.loads(answer["body"])["message"]
+        return int(answer["statusCode"])
+
+    def deliver(self, event: Json, secret: str = SECRET) -> int:
+        """Stripe delivers this event now."""
+        body = written(event)
+        return self.ask(http_api(body, signature(body, secret, self.clock.now)))
+
+    def order(self, event_id: str = "evt_1") -> Json:
+        key = {"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}}
+        row = self.dynamodb.get_item(TableName="orders", Key=key, ConsistentRead=True).get("Item", {})
+        return {name: TypeDeserializer().deserialize(value) for name, value in row.items()}
+
+    @property
+    def rows(self) -> int:
+        return int(self.dynamodb.scan(TableName="orders", ConsistentRead=True)["Count"])
+
+    @property
+    def executions(self) -> list[str]:
+        return sorted(self.machine.executions)
+
+
+@pytest.fixture(scope="module")
+def module(_moto: None) -> ModuleType:
+    return imported("WebhookFunction")
+
+
+@pytest.fixture
+def gateway(module: ModuleType, dynamodb: Any, monkeypatch: pytest.MonkeyPatch) -> Gateway:
+    clock, vault = Clock(), Vault()
+    gateway = Gateway(module, dynamodb, vault, clock)
+    monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr("stripe._webhook.time", clock)
+    monkeypatch.setattr(module, "ledger", Ledger(dynamodb, "orders"))
+    monkeypatch.setattr(module, "fulfillment", Fulfillment(gateway.machine, "arn:machine"))
+    monkeypatch.setattr(module, "signing", Secret(vault, "arn:secret", clock.time))
+    monkeypatch.setattr(telemetry.metrics, "namespace", "StripeCognitoGateway")
+    return gateway
+
+
+@pytest.fixture
+def counted(capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, float]]:
+    """The metrics since the last call: name -> sum."""
+
+    def found() -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for line in capsys.readouterr().out.splitlines():
+            blob: Json = {}
+            with suppress(ValueError):
+                blob = json.loads(line)
+            for metric in blob.get("_aws", {}).get("CloudWatchMetrics", [{}])[0].get("Metrics", ()):
+                sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(blob[metric["Name"]])
+        return sums
+
+    return found
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged meanwhile, as it leaves the Lambda."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(  # type: ignore[method-assign]
+        telemetry.logger.registered_formatter.format(record)
+    )
+    telemetry.logger.addHandler(handler)
+    yield found
+    telemetry.logger._logger.removeHandler(handler)
+
+
+# ------------------------------------------------------------------ what is taken
+
+
+class TestFirstDelivery:
+    def test_becomes_an_order_and_an_execution(self, gateway: Gateway, counted: Callable[[], Any]) -> None:
+        assert gateway.deliver(event()) == 200
+        order = gateway.order()
+        expected = {"state": "RECEIVED", "attempts": 1, "received_at": NOW, "party": "cus_1", "email": EMAIL}
+        assert order.items() >= expected.items()
+        assert gateway.machine.executions == {"evt_1": RUN}
+        assert counted() == {"EventReceived": 1}
+
+    @pytest.mark.parametrize("shape", [http_api, rest_api])
+    @pytest.mark.parametrize("encoded", [False, True])
+    def test_may_come_through_either_kind_of_api(
+        self, gateway: Gateway, shape: Callable[..., Json], encoded: bool
+    ) -> None:
+        body = written(event({**INVOICE, "customer_name": "Zoë 🦄"}))
+        request = shape(body, signature(body))
+        assert gateway.ask(in_base64(request) if encoded else request) == 200
+        assert gateway.executions == ["evt_1"]
+
+    @pytest.mark.parametrize("name", ["stripe-signature", "Stripe-Signature", "STRIPE-SIGNATURE"])
+    def test_has_its_signature_in_any_case(self, gateway: Gateway, name: str) -> None:
+        body = written(event())
+        assert gateway.ask({**http_api(body, None), "headers": {name: signature(body)}}) == 200
+
+    def test_of_a_purchase_is_remembered_with_its_party(self, gateway: Gateway) -> None:
+        session = {"id": "cs_1", "object": "checkout.session", "mode": "payment", "customer": None}
+        session["customer_details"] = {"email": EMAIL, "name": NAME}
+        assert gateway.deliver(event(session, type="checkout.session.completed")) == 200
+        assert gateway.ledger.party("cs_1").purchases == (Purchase("cs_1", "session", 0, ()),)
+        assert gateway.machine.executions == {"evt_1": {**RUN, "order_id": "cs_1", "customer_id": None}}
+
+    def test_leaves_no_personal_data_in_logs_metrics_or_executions(
+        self, gateway: Gateway, lines: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        gateway.deliver(event())
+        traces = [*lines, capsys.readouterr().out, str(gateway.machine.executions), gateway.said]
+        assert len(lines) > 0
+        assert not any(text in trace for trace in traces for text in (EMAIL, NAME))
+
+    def test_is_found_in_the_log_by_its_ids(self, gateway: Gateway, lines: list[str]) -> None:
+        gateway.deliver(event())
+        expected = {"function": "webhook", "event_id": "evt_1", "order_id": "in_1", "execution_name": "evt_1"}
+        assert json.loads(lines[-1]).items() >= expected.items()
+        gateway.ask(http_api(b"{}", None))
+        assert not {"event_id", "order_id"} & {name for name, value in json.loads(lines[-1]).items() if value}
+
+
+def as_received(gateway: Gateway) -> None:
+    """Recorded, and killed before the start."""
+    gateway.machine.error = SILENT
+    gateway.deliver(event())
+    gateway.machine.error = None
+
+
+def as_running(gateway: Gateway) -> None:
+    gateway.deliver(event())
+
+
+def as_ended_without_a_word(gateway: Gateway) -> None:
+    gateway.deliver(event())
+    gateway.machine.ended.add("evt_1")
+
+
+def as_unfulfilled(gateway: Gateway) -> None:
+    as_ended_without_a_word(gateway)
+    gateway.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=NOW + 300)
+
+
+def as_given_up(gateway: Gateway) -> None:
+    as_ended_without_a_word(gateway)
+    seen: Attempt | None = Attempt("evt_1", "in_1", "cus_1", 1, "RECEIVED", NOW)
+    while seen is not None and seen.number < MAX_ATTEMPTS:
+        seen = gateway.ledger.next_attempt(seen, NOW)
+    gateway.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=None)
+
+
+def as_unusable(gateway: Gateway) -> None:
+    gateway.deliver(event({**INVOICE, "customer": None}))
+
+
+def as_fulfilled(gateway: Gateway) -> None:
+    as_ended_without_a_word(gateway)
+    gateway.ledger.close("evt_1", NOW, execution="arn:run", outcome="enabled", reason="sub_1 active")
+
+
+class TestRedelivery:
+    @pytest.mark.parametrize(
+        ("stands", "age", "said", "executions", "state", "attempts"),
+        [
+            # Started by its name: at most once.
+            (as_received, 60, "accepted", ["evt_1"], "RECEIVED", 1),
+            (as_running, 60, "accepted", ["evt_1"], "RECEIVED", 1),
+            (as_ended_without_a_word, 60, "accepted", ["evt_1"], "RECEIVED", 1),
+            (as_running, ATTEMPT_SECONDS - 1, "accepted", ["evt_1"], "RECEIVED", 1),
+            # Cannot be running any more.
+            (as_received, ATTEMPT_SECONDS, "accepted", ["evt_1-r2"], "RECEIVED", 2),
+            (as_ended_without_a_word, ATTEMPT_SECONDS, "accepted", ["evt_1", "evt_1-r2"], "RECEIVED", 2),
+            (as_unfulfilled, 0, "accepted", ["evt_1", "evt_1-r2"], "RECEIVED", 2),
+            # Whoever delivers by hand has done something about it.
+            (as_given_up, 86_400, "accepted", ["evt_1", f"evt_1-r{MAX_ATTEMPTS + 1}"], "RECEIVED", MAX_ATTEMPTS + 1),
+            (as_fulfilled, 0, "known", ["evt_1"], "FULFILLED", 1),
+            (as_fulfilled, 86_400, "known", ["evt_1"], "FULFILLED", 1),
+            (as_unusable, 60, "known", [], "UNFULFILLED", 0),
+        ],
+    )
+    def test_never_doubles_what_runs_or_is_done_and_restarts_what_failed(
+        self,
+        gateway: Gateway,
+        counted: Callable[[], Any],
+        stands: Callable[[Gateway], object],
+        age: int,
+        said: str,
+        executions: list[str],
+        state: str,
+        attempts: int,
+    ) -> None:
+        stands(gateway)
+        counted()
+        gateway.clock.now += age
+        for _ in range(2):
+            assert gateway.deliver(event()) == 200
+            assert gateway.said == said
+            assert gateway.executions == executions
+        order = gateway.order()
+        assert (order["state"], order["attempts"]) == (state, attempts)
+        assert counted() == {"EventRedelivered": 2}
+
+    def test_of_another_version_of_the_event_changes_nothing(self, gateway: Gateway) -> None:
+        gateway.deliver(event())
+        before = gateway.order()
+        assert gateway.deliver(event({**INVOICE, "amount_due": 1}, pending_webhooks=0)) == 200
+        assert gateway.order() == before
+
+    def test_whose_next_attempt_somebody_else_has_taken_starts_none(
+        self, gateway: Gateway, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Raced(Ledger):
+            """RunDue, or a delivery at the same moment, is first."""
+
+            def next_attempt(self, seen: Attempt, now: int) -> Attempt | None:
+                assert super().next_attempt(seen, now) is not None
+                return super().next_attempt(seen, now)
+
+        as_unfulfilled(gateway)
+        monkeypatch.setattr(module, "ledger", Raced(gateway.dynamodb, "orders"))
+        assert gateway.deliver(event()) == 200
+        assert (gateway.said, gateway.executions) == ("known", ["evt_1"])
+
+
+class TestOfNoInterest:
+    @pytest.mark.parametrize(
+        ("sent", "metric"),
+        [
+            (event(livemode=True), "WrongMode"),
+            (event(livemode=True, type="customer.created"), "WrongMode"),
+            (event(account="acct_other"), "OtherAccount"),
+            (event(type="customer.created"), "IgnoredEvent"),
+            (event(type="charge.succeeded"), "IgnoredEvent"),
+            (event({"id": "ch_1", "customer": None}, type="charge.refunded"), "IgnoredEvent"),
+        ],
+    )
+    def test_is_answered_counted_and_not_kept(
+        self, gateway: Gateway, counted: Callable[[], Any], sent: Json, metric: str
+    ) -> None:
+        assert gateway.deliver(sent) == 200
+        assert counted() == {metric: 1}
+        assert (gateway.rows, gateway.executions) == (0, [])
+
+    def test_is_what_cannot_be_used_and_it_is_kept_for_an_operator(
+        self, gateway: Gateway, counted: Callable[[], Any], lines: list[str]
+    ) -> None:
+        unusable = event({**INVOICE, "customer": {"email": EMAIL}})
+        for _ in range(2):
+            assert gateway.deliver(unusable) == 200
+            assert gateway.said == "recorded, but its content cannot be used"
+        order = gateway.order()
+        assert (order["state"], order["attempts"], order["party"]) == ("UNFULFILLED", 0, "in_1")
+        assert order["last_error"] == "UnusableEvent: customer is missing or not a Stripe id"
+        assert gateway.executions == []
+        assert counted() == {"UnusableEvent": 2}
+        assert not any(EMAIL in line for line in lines)
+
+
+# ------------------------------------------------------------------ what is refused
+
+BODY = written(event())
+SIGNED = signature(BODY)
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            http_api(BODY, None),
+            http_api(BODY, ""),
+            http_api(BODY, "t=now,v1=x"),
+            http_api(BODY, signature(BODY, "whsec_other")),
+            http_api(BODY, signature(BODY, at=NOW - 301)),
+            http_api(BODY + b" ", SIGNED),
+            http_api(b"", SIGNED),
+            rest_api(BODY, None),
+            {**http_api(BODY, SIGNED), "headers": None},
+            {**http_api(BODY, SIGNED), "body": None},
+            {**http_api(BODY, SIGNED), "body": "\ud800"},
+            {**http_api(BODY, SIGNED), "isBase64Encoded": True},
+            {**in_base64(http_api(BODY, SIGNED)), "isBase64Encoded": False},
+            {**in_base64(http_api(BODY, SIGNED)), "body": "e30"},
+            {},
+        ],
+    )
+    def test_of_what_stripe_did_not_sign(
+        self, gateway: Gateway, counted: Callable[[], Any], lines: list[str], sent: Json
+    ) -> None:
+        assert gateway.ask(sent) == 400
+        assert counted() == {"SignatureRejected": 1}
+        assert (gateway.rows, gateway.executions) == (0, [])
+        assert not any(EMAIL in text for text in [*lines, gateway.said])
+
+    @pytest.mark.parametrize(
+        ("body", "said"),
+        [
+            (b"", "not JSON"),
+            (b"{", "not JSON"),
+            (b"9" * 5_000, "not JSON"),
+            (b"[" * 100_000, "not JSON"),
+            (b"[]", "not a JSON object"),
+            (b"null", "not a JSON object"),
+            (b"{}", "id is missing"),
+            (written(event(id="../1")), "id is missing"),
+            (written(event(type=None)), "type is missing"),
+            (written(event(livemode="no")), "livemode is missing"),
+            (written(event(data={})), "data.object is missing"),
+            (written(event({**INVOICE, "id": "in 1"})), "data.object.id is missing"),
+            (written(event(object="v2.core.event")), "payload style"),
+        ],
+    )
+    def test_of_what_is_signed_and_no_event(
+        self, gateway: Gateway, counted: Callable[[], Any], body: bytes, said: str
+    ) -> None:
+        assert gateway.ask(http_api(body, signature(body))) == 400
+        assert said in gateway.said
+        assert counted() == {"EnvelopeUnreadable": 1}
+        assert (gateway.rows, gateway.executions) == (0, [])
+
+    @pytest.mark.parametrize("encoded", [False, True])
+    @pytest.mark.parametrize(("excess", "status"), [(0, 200), (1, 413), (500_000, 413)])
+    def test_of_what_is_too_large(
+        self,
+        gateway: Gateway,
+        module: ModuleType,
+        counted: Callable[[], Any],
+        encoded: bool,
+        excess: int,
+        status: int,
+    ) -> None:
+        body = BODY.ljust(module.MAX_BODY + excess)
+        request = http_api(body, signature(body))
+        assert gateway.ask(in_base64(request) if encoded else request) == status
+        assert ("BodyTooLarge" in counted()) is (status == 413)
+        assert gateway.vault.calls == (status == 200)  # nothing is paid for it
+
+    def test_counts_bytes(self, gateway: Gateway, module: ModuleType) -> None:
+        body = ("é" * (module.MAX_BODY // 2 + 1)).encode()
+        assert gateway.ask(http_api(body, signature(body))) == 413
+
+
+class TestUnavailable:
+    """Stripe delivers again what is answered with 5xx, for three days."""
+
+    @pytest.mark.parametrize("error", [THROTTLED, SILENT, refusal("InternalServerError", 500), refusal("NoSuchTable")])
+    def test_when_the_ledger_is(
+        self,
+        gateway: Gateway,
+        module: ModuleType,
+        counted: Callable[[], Any],
+        lines: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        error: Exception,
+    ) -> None:
+        with monkeypatch.context() as down:
+            down.setattr(module, "ledger", Ledger(Broken(error), "orders"))
+            assert gateway.deliver(event()) == 503
+        assert gateway.executions == []
+        assert counted() == {"WebhookUnavailable": 1}
+        assert not any(text in line for line in [*lines, gateway.said] for text in (EMAIL, NAME))
+        assert gateway.deliver(event()) == 200
+        assert gateway.executions == ["evt_1"]
+
+    @pytest.mark.parametrize("error", [THROTTLED, SILENT, refusal("InternalServerError", 500), refusal("AccessDenied")])
+    def test_when_step_functions_is(
+        self, gateway: Gateway, counted: Callable[[], Any], lines: list[str], error: Exception
+    ) -> None:
+        gateway.machine.error = error
+        assert gateway.deliver(event()) == 503
+        assert gateway.order()["state"] == "RECEIVED"  # RunDue would start it, too
+        assert counted() == {"EventReceived": 1, "WebhookUnavailable": 1}
+        assert not any(text in line for line in [*lines, gateway.said] for text in (EMAIL, NAME))
+        gateway.machine.error = None
+        assert gateway.deliver(event()) == 200
+        assert gateway.executions == ["evt_1"]
+
+    def test_when_the_next_attempt_cannot_be_started(self, gateway: Gateway) -> None:
+        as_unfulfilled(gateway)
+        gateway.machine.error = THROTTLED
+        assert gateway.deliver(event()) == 503
+        gateway.machine.error = None
+        assert gateway.deliver(event()) == 200
+        assert gateway.executions == ["evt_1", "evt_1-r2"]
+
+    def test_when_the_secret_is(self, gateway: Gateway, counted: Callable[[], Any]) -> None:
+        gateway.vault.error = refusal("AccessDeniedException")
+        assert gateway.deliver(event()) == 503
+        assert counted() == {"WebhookUnavailable": 1}
+        gateway.vault.error = None
+        assert gateway.deliver(event()) == 200
+
+    @pytest.mark.parametrize("error", [RuntimeError(f"{EMAIL} {NAME}"), KeyError(EMAIL), RecursionError(EMAIL)])
+    def test_when_there_is_a_defect_and_its_text_stays_here(
+        self,
+        gateway: Gateway,
+        module: ModuleType,
+        counted: Callable[[], Any],
+        lines: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        error: Exception,
+    ) -> None:
+        monkeypatch.setattr(module, "ledger", Ledger(Broken(error), "orders"))
+        assert gateway.deliver(event()) == 500
+        assert gateway.said == "the event cannot be taken now; deliver it again"
+        assert counted() == {"WebhookUnavailable": 1}
+        assert any(f"UnexpectedError: {type(error).__name__} at test_webhook.py:" in line for line in lines)
+        assert not any(text in line for line in lines for text in (EMAIL, NAME))
+
+
+class TestSecret:
+    @pytest.mark.parametrize("text", [f"{SECRET} {NEW_SECRET}", f"{NEW_SECRET}\n{SECRET}\n", SECRET])
+    def test_is_any_of_those_that_are_kept(self, gateway: Gateway, text: str) -> None:
+        gateway.vault.text = text
+        assert gateway.deliver(event()) == 200
+
+    def test_is_read_once(self, gateway: Gateway) -> None:
+        for number in range(5):
+            assert gateway.deliver(event(id=f"evt_{number}")) == 200
+        assert gateway.vault.calls == 1
+
+    def test_that_was_rotated_is_read_again_without_a_lost_event(self, gateway: Gateway) -> None:
+        gateway.deliver(event())
+        gateway.vault.text = NEW_SECRET
+        gateway.clock.now += 60
+        assert gateway.deliver(event(id="evt_2"), NEW_SECRET) == 200
+        assert gateway.vault.calls == 2
+        assert gateway.deliver(event(id="evt_3"), SECRET) == 400  # the old one is worth nothing from now on
+
+    def test_that_was_rotated_within_the_minute_is_taken_at_a_later_delivery(self, gateway: Gateway) -> None:
+        gateway.deliver(event())
+        gateway.vault.text = NEW_SECRET
+        gateway.clock.now += 59
+        assert gateway.deliver(event(id="evt_2"), NEW_SECRET) == 400
+        gateway.clock.now += 1
+        assert gateway.deliver(event(id="evt_2"), NEW_SECRET) == 200
+
+    def test_is_not_read_for_every_forged_request(self, gateway: Gateway) -> None:
+        for _ in range(120):
+            gateway.clock.now += 1
+            assert gateway.deliver(event(), "whsec_forged") == 400
+        assert gateway.vault.calls <= 3
+
+    def test_that_cannot_be_read_again_stays_good(self, gateway: Gateway) -> None:
+        gateway.deliver(event())
+        gateway.vault.error = THROTTLED
+        gateway.clock.now += 60
+        assert gateway.deliver(event(), "whsec_forged") == 503
+        assert gateway.deliver(event(), "whsec_forged") == 400
+        assert gateway.deliver(event(id="evt_2")) == 200
+
+
+def test_in_live_mode_test_events_are_the_wrong_ones(
+    gateway: Gateway, module: ModuleType, counted: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LIVEMODE", True)
+    assert gateway.deliver(event()) == 200
+    assert gateway.executions == []
+    assert gateway.deliver(event(livemode=True)) == 200
+    assert gateway.executions == ["evt_1"]
+    assert counted() == {"WrongMode": 1, "EventReceived": 1}
