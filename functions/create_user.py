@@ -41,7 +41,8 @@ def handler(run: Run) -> dict[str, Any]:
             )
         except UserExists:
             return run.change_so_far
-        ledger.link([party.id, *_left_behind(party)], sub, replacing=party.sub)
+        if not ledger.link([party.id, *_left_behind(party)], sub, replacing=party.sub):
+            return run.change_so_far
         after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
         ledger.record_change(sub, now, run.change(None, after))
     return run.changed(after)

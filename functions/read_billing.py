@@ -1,7 +1,8 @@
 """ReadBilling: what does Stripe say now about this person, and which access follows from it?
 
 in      the run
-out     {"pass": looks so far, "read_at": Unix seconds before the first read, "access": access.Access}
+out     {"pass": looks so far, "read_at": Unix seconds before the first read, "parties": whose billing was read,
+         "access": access.Access}
 raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable (passing);
         StripeKeyRejected, StripeRejected, BillingIncomplete, SecretUnavailable, DidNotConverge (lasting)
 """
@@ -9,6 +10,8 @@ raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable (
 import time
 from dataclasses import asdict
 from typing import Any
+
+from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
 from gateway.access import Policy, Purchase, Subscription, decide
@@ -19,7 +22,7 @@ from gateway.ledger import Ledger, Party
 from gateway.secret import Secret
 from gateway.settings import required, whole_number
 from gateway.step import Run, step
-from gateway.telemetry import logger
+from gateway.telemetry import count, logger, metrics
 
 MAX_PASSES = 10
 POLICY = Policy(grace=whole_number("GRACE_PERIOD_HOURS") * 3600, max_dapps=whole_number("MAX_DAPPS"))
@@ -33,6 +36,7 @@ billing = Billing(
 )
 
 
+@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     if run.passes >= MAX_PASSES:
@@ -43,13 +47,14 @@ def handler(run: Run) -> dict[str, Any]:
     others = sorted(person.parties - {party.id}) if person is not None else []
     subscriptions: list[Subscription] = []
     purchases: list[Purchase] = []
-    for each in (party, *(ledger.party(other) for other in others)):
+    for each in (party, *map(ledger.party, others)):
         subscriptions += _subscriptions(each)
         purchases += (billing.purchase(known) for known in each.purchases)
     access = decide(subscriptions, purchases, read_at, POLICY, person.granted if person is not None else None)
     for alarm in access.alarms:
         logger.error("AccessAlarm: %s", alarm)
-    return {"pass": run.passes + 1, "read_at": read_at, "access": asdict(access)}
+        metrics.add_metric("AccessAlarm", MetricUnit.Count, 1)
+    return {"pass": run.passes + 1, "read_at": read_at, "parties": [party.id, *others], "access": asdict(access)}
 
 
 def _subscriptions(party: Party) -> tuple[Subscription, ...]:

@@ -6,6 +6,7 @@ raises  LedgerThrottled, LedgerUnavailable, Start…: the next call, five minute
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -15,7 +16,7 @@ from gateway.events import recheck
 from gateway.fulfillment import Fulfillment
 from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
 from gateway.settings import required
-from gateway.telemetry import logger, metrics
+from gateway.telemetry import count, logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
 SPARE_SECONDS = 15  # stop before the Lambda's own time-out; what is left is due at the next call
@@ -24,32 +25,37 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 fulfillment = Fulfillment(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
 
 
-@metrics.log_metrics
+@count
 def handler(event: object, context: Any) -> dict[str, Any]:
     logger.append_keys(function=context.function_name)
     now = int(time.time())
     started = 0
-    for shard in range(DUE_SHARDS):
-        for due in ledger.due(shard, now):
-            if context.get_remaining_time_in_millis() < SPARE_SECONDS * 1000:
-                break
-            attempt = _of_person(due, now) if isinstance(due, DuePerson) else _next(due, now)
-            if attempt is not None:
-                fulfillment.start(attempt)
-                started += 1
-                logger.info("started", event_id=attempt.event_id, execution_name=attempt.execution_name)
-    metrics.add_metric("DueStarted", MetricUnit.Count, started)
+    metrics.add_metric("DueStarted", MetricUnit.Count, 0)  # alive, also when nothing is due
+    for due in _due(now, context):
+        attempt = _of_person(due, now) if isinstance(due, DuePerson) else _next(due, now)
+        if attempt is not None:
+            fulfillment.start(attempt)
+            started += 1
+            metrics.add_metric("DueStarted", MetricUnit.Count, 1)
+            logger.info("started", event_id=attempt.event_id, execution_name=attempt.execution_name)
     return {"started": started}
 
 
+def _due(now: int, context: Any) -> Iterator[Attempt | DuePerson]:
+    """What is due, as long as there is time; another shard first at each call, so that none starves."""
+    for shard in range(DUE_SHARDS):
+        for due in ledger.due((shard + now // 60) % DUE_SHARDS, now):
+            if context.get_remaining_time_in_millis() < SPARE_SECONDS * 1000:
+                return
+            yield due
+
+
 def _next(attempt: Attempt, now: int) -> Attempt | None:
-    """The next attempt of an open order, unless its attempts are used up without a word."""
-    if attempt.number < MAX_ATTEMPTS:
-        return ledger.next_attempt(attempt, now)
-    error = "NoAnswer: the last run ended without a word; see its execution, then run the order again"
-    ledger.fail(attempt.event_id, execution=attempt.execution_name, error=error, retry_at=None)
-    metrics.add_metric("OrderGivenUp", MetricUnit.Count, 1)
-    return None
+    """The next attempt of an open order; None when somebody else took it."""
+    taken = ledger.next_attempt(attempt, now)
+    if taken is not None and taken.number > MAX_ATTEMPTS:
+        metrics.add_metric("OrderStuck", MetricUnit.Count, 1)
+    return taken
 
 
 def _of_person(person: DuePerson, now: int) -> Attempt | None:

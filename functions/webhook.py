@@ -2,11 +2,10 @@
 
 in   HTTP API event (payload 2.0; REST's works too) with Stripe's raw body and its Stripe-Signature header
 out  200 recorded and started, or none of our business; 400 not authentic, or not an event; 413 too large;
-     503 the ledger or Step Functions cannot take it now: Stripe delivers again for three days
+     503 the ledger or Step Functions cannot take it now, 500 a defect: Stripe delivers again for three days
 """
 
 import base64
-import binascii
 import json
 import time
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from gateway.ledger import Attempt, Ledger
 from gateway.secret import Secret
 from gateway.settings import required
 from gateway.step import defect
-from gateway.telemetry import logger, metrics
+from gateway.telemetry import count, logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
 MAX_BODY = 1024 * 1024  # bytes; Stripe's events are far smaller
@@ -31,9 +30,9 @@ fulfillment = Fulfillment(aws.client("stepfunctions"), required("STATE_MACHINE_A
 signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
 
 
-@metrics.log_metrics
+@count
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name, event_id=None, order_id=None)
+    logger.append_keys(function=context.function_name, event_id=None, event_type=None, order_id=None)
     try:
         return _answer(200, _receive(event))
     except _TooLarge:
@@ -59,17 +58,17 @@ def _receive(request: Mapping[str, Any]) -> str:
         return _ignored("WrongMode", "an event of the other mode")
     if envelope.account is not None:
         return _ignored("OtherAccount", "an event of another account")
-    now = int(time.time())
     try:
         order = events.order(envelope)
     except UnusableEvent as error:
-        ledger.record(events.unusable(envelope), now, problem=f"UnusableEvent: {error}")
+        ledger.record(events.unusable(envelope), int(time.time()), problem=f"UnusableEvent: {error}")
         _count("UnusableEvent")
         logger.error("UnusableEvent: %s", error)
         return "recorded, but its content cannot be used"
     if order is None:
         return _ignored("IgnoredEvent", "an event of no interest")
     ledger.remember_purchase(order)
+    now = int(time.time())  # after the purchase is known: no run that read before may close this order
     known = ledger.record(order, now)
     attempt = known or Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", now)
     return _start(attempt, now, new=known is None)
@@ -81,7 +80,7 @@ def _start(attempt: Attempt, now: int, *, new: bool) -> str:
     _count("EventReceived" if new else "EventRedelivered")
     due: Attempt | None = attempt
     if attempt.over(now):
-        due = None if attempt.number == 0 or attempt.state == "FULFILLED" else ledger.next_attempt(attempt, now)
+        due = None if attempt.state == "FULFILLED" else ledger.next_attempt(attempt, now)
     if due is None:
         return "known"
     fulfillment.start(due)  # by its name: starts nothing when it runs already
@@ -105,7 +104,7 @@ def _body(request: Mapping[str, Any]) -> bytes:
         raise _TooLarge
     try:
         body = base64.b64decode(text, validate=True) if request.get("isBase64Encoded") else text.encode()
-    except (binascii.Error, UnicodeEncodeError):
+    except ValueError:
         raise NotAuthentic("the body cannot be decoded") from None
     if len(body) > MAX_BODY:
         raise _TooLarge

@@ -4,8 +4,8 @@ Nothing is imported here that could know the time or the world: the clock and th
 All moments are Unix seconds, as in Stripe's objects.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Status = Literal["ACTIVE", "LAPSED", "FAILED", "CANCELLED"]
@@ -13,6 +13,9 @@ Status = Literal["ACTIVE", "LAPSED", "FAILED", "CANCELLED"]
 # A trial that Stripe still calls "trialing" this long after its end means that we missed an event, not that
 # Stripe is late.
 TRIAL_END_SLACK = 3600
+
+# A live subscription that cannot be told is looked at again after this long, although Stripe sends nothing.
+LOOK_AGAIN = 3600
 
 # Reported when nothing gives access: the one that needs attention most comes first.
 _WORST_FIRST: tuple[Status, ...] = ("FAILED", "LAPSED", "CANCELLED")
@@ -51,6 +54,7 @@ class Subscription:
     trial_end: int | None = None
     ends_at: int | None = None  # cancel_at, or the period's end when cancel_at_period_end
     ended_for_nonpayment: bool = False
+    period_start: int | None = None
     first_unpaid: int | None = None  # when the earliest open, attempted invoice was due
 
 
@@ -67,8 +71,9 @@ class Purchase:
 class Access:
     """ReadBilling's answer. `wanted` None means: leave the user as they are.
 
-    `recheck_at` is the moment at which the answer changes although Stripe sends nothing.
-    `alarms` names what an operator should look at.
+    `recheck_at` is the moment at which the answer changes although Stripe sends nothing. `units` says what each
+    subscription and purchase gives, or gave last while something alive cannot be told. `alarms` names what an operator
+    should look at.
     """
 
     wanted: bool | None
@@ -76,6 +81,7 @@ class Access:
     dapp_limit: int
     reason: str
     recheck_at: int | None = None
+    units: Mapping[str, int] = field(default_factory=dict)
     alarms: tuple[str, ...] = ()
 
 
@@ -127,7 +133,7 @@ class Before:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """How the user should look."""
+    """How the user should look; a `dapp_limit` of -1 is no limit attribute."""
 
     enabled: bool
     dapp_limit: int
@@ -136,15 +142,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What one subscription or purchase says. `undecided`: it is alive, but what it gives cannot be told."""
+    """What one subscription or purchase says. `undecided`: it is alive, but what it gives cannot be told in full."""
 
+    id: str
     wanted: bool | None
     status: Status
     reason: str
     units: int = 0
     until: int | None = None
     undecided: bool = False
-    in_grace: bool = False
+    alarm: str | None = None
 
 
 def decide(
@@ -152,102 +159,105 @@ def decide(
     purchases: Iterable[Purchase],
     now: int,
     policy: Policy,
-    granted: int | None = None,
+    granted: Mapping[str, int] | None = None,
 ) -> Access:
     """The access of one person: any yes is yes with the sum of the units; otherwise any no is no; otherwise None.
 
-    `granted` is the limit last granted while everything was paid (None: never): a subscription in grace keeps its
-    part of it and never raises it.
+    `granted` is what each subscription gave last (Access.units): one in grace keeps that and is never raised. While
+    something alive cannot be told, nothing is lowered or taken away.
     """
+    known = granted or {}
     verdicts = [
         verdict
         for verdict in (
-            *(_of_subscription(each, now, policy) for each in subscriptions),
+            *(_of_subscription(each, now, policy, known) for each in subscriptions),
             *(_of_purchase(each) for each in purchases),
         )
         if verdict is not None
     ]
-    alarms = tuple(sorted({each.reason for each in verdicts if each.wanted is None}))
+    alarms = {each.alarm for each in verdicts if each.alarm is not None}
+    if not verdicts and known:
+        alarms.add("what was granted is mapped to no dapps any more")
     yes = [each for each in verdicts if each.wanted]
     no = [each for each in verdicts if each.wanted is False]
     undecided = any(each.undecided for each in verdicts)
-    moments = [each.until for each in verdicts if each.until is not None]
+    recheck_at = min((each.until for each in verdicts if each.until is not None), default=None)
     if yes:
-        return _granting(yes, undecided, policy, granted, min(moments, default=None), alarms)
+        total = sum(each.units for each in yes)
+        if undecided:
+            total = max(total, sum(known.values()))
+        if total > policy.max_dapps:
+            alarms.add(f"limit clamped from {total} to {policy.max_dapps}")
+            total = policy.max_dapps
+        status: Status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
+        reason = "; ".join(each.reason for each in yes)
+        units = {each.id: each.units for each in yes}
+        if undecided:
+            units = {**known, **units}
+        return Access(True, status, total, reason, recheck_at, units, tuple(sorted(alarms)))
     if no and not undecided:
         worst = min(no, key=lambda each: _WORST_FIRST.index(each.status))
-        return Access(False, worst.status, 0, worst.reason, None, alarms)
-    if verdicts:
-        return Access(None, "LAPSED", 0, "; ".join(alarms), min(moments, default=None), alarms)
-    return Access(None, "LAPSED", 0, "nothing bought", None, ())
+        return Access(False, worst.status, 0, worst.reason, alarms=tuple(sorted(alarms)))
+    reason = "; ".join(each.reason for each in verdicts if each.wanted is None) or "nothing bought"
+    return Access(None, "LAPSED", 0, reason, recheck_at, known, tuple(sorted(alarms)))
 
 
-def _granting(
-    yes: list[_Verdict],
-    undecided: bool,
-    policy: Policy,
-    granted: int | None,
-    recheck_at: int | None,
-    alarms: tuple[str, ...],
-) -> Access:
-    units = sum(each.units for each in yes if not each.in_grace)
-    grace_units = sum(each.units for each in yes if each.in_grace)
-    if granted is not None:
-        grace_units = min(grace_units, max(0, granted - units))
-    units += grace_units
-    if undecided:  # a mapping with a typo takes nothing away from whoever has it
-        units = max(units, granted or 0)
-    if units > policy.max_dapps:
-        alarms = (*alarms, f"limit clamped from {units} to {policy.max_dapps}")
-        units = policy.max_dapps
-    status: Status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
-    return Access(True, status, units, "; ".join(each.reason for each in yes), recheck_at, alarms)
-
-
-def _of_subscription(subscription: Subscription, now: int, policy: Policy) -> _Verdict | None:
+def _of_subscription(
+    subscription: Subscription, now: int, policy: Policy, granted: Mapping[str, int]
+) -> _Verdict | None:
     if subscription.status in ("incomplete", "incomplete_expired"):
         return None
     mapped = [item for item in subscription.items if item.dapps is not None]
     if not mapped:
         return None
-    label = f"{subscription.id} {subscription.status}"
+    name, label = subscription.id, f"{subscription.id} {subscription.status}"
     match subscription.status:
         case "active" | "trialing":
             return _running(subscription, mapped, label, now)
         case "past_due":
-            return _past_due(subscription, mapped, label, now, policy)
+            return _past_due(subscription, mapped, label, now, policy, granted)
         case "unpaid":
-            return _Verdict(False, "FAILED", label)
+            return _Verdict(name, False, "FAILED", label)
         case "paused":
-            return _Verdict(False, "LAPSED", label)
+            return _Verdict(name, False, "LAPSED", label)
         case "canceled":
-            status: Status = "FAILED" if subscription.ended_for_nonpayment else "CANCELLED"
-            return _Verdict(False, status, label)
+            return _Verdict(name, False, "FAILED" if subscription.ended_for_nonpayment else "CANCELLED", label)
         case _:
-            return _Verdict(None, "LAPSED", f"{subscription.id} has an unknown status")
+            unknown = f"{name} has an unknown status"
+            return _Verdict(name, None, "LAPSED", unknown, undecided=True, alarm=unknown)
 
 
 def _running(subscription: Subscription, mapped: list[Item], label: str, now: int) -> _Verdict:
     until = subscription.ends_at
     if until is not None and now >= until:
-        return _Verdict(False, "CANCELLED", f"{label}, ended")
+        return _Verdict(subscription.id, False, "CANCELLED", f"{label}, ended")
     if subscription.status == "trialing" and subscription.trial_end is not None:
         end = subscription.trial_end
         if now >= end + TRIAL_END_SLACK:
-            return _Verdict(False, "FAILED", f"{label}, but the trial is over")
+            return _Verdict(subscription.id, False, "FAILED", f"{label}, but the trial is over")
         next_look = end if now < end else end + TRIAL_END_SLACK
         until = next_look if until is None else min(until, next_look)
-    return _with_units(_Verdict(True, "ACTIVE", label, until=until), mapped)
+    return _with_units(_Verdict(subscription.id, True, "ACTIVE", label, until=until), mapped)
 
 
-def _past_due(subscription: Subscription, mapped: list[Item], label: str, now: int, policy: Policy) -> _Verdict:
-    if subscription.first_unpaid is None:
-        # Paid between our two reads, or not finalized yet: nothing may be taken away for that.
-        return _Verdict(None, "LAPSED", f"{label}, but no invoice is open", undecided=True)
-    end = subscription.first_unpaid + policy.grace
+def _past_due(
+    subscription: Subscription,
+    mapped: list[Item],
+    label: str,
+    now: int,
+    policy: Policy,
+    granted: Mapping[str, int],
+) -> _Verdict:
+    name, since = subscription.id, subscription.first_unpaid
+    if since is None and (subscription.period_start is None or now < subscription.period_start + policy.grace):
+        # Paid between our two reads, or not tried yet: nothing may be taken away for that.
+        unclear = f"{label}, but no invoice is open"
+        return _Verdict(name, None, "LAPSED", unclear, until=now + LOOK_AGAIN, undecided=True, alarm=unclear)
+    end = (since if since is not None else subscription.period_start or 0) + policy.grace
     if now >= end:
-        return _Verdict(False, "FAILED", f"{label}, grace is over")
-    return _with_units(_Verdict(True, "LAPSED", f"{label}, in grace", until=end, in_grace=True), mapped)
+        return _Verdict(name, False, "FAILED", f"{label}, grace is over")
+    verdict = _with_units(_Verdict(name, True, "LAPSED", f"{label}, in grace", until=end), mapped)
+    return replace(verdict, units=min(verdict.units, granted.get(name, verdict.units)))
 
 
 def _of_purchase(purchase: Purchase) -> _Verdict | None:
@@ -257,22 +267,23 @@ def _of_purchase(purchase: Purchase) -> _Verdict | None:
     label = f"{purchase.id} {purchase.status}"
     match purchase.status:
         case "paid" | "fulfilled":
-            return _with_units(_Verdict(True, "ACTIVE", label), mapped) if mapped else None
+            return _with_units(_Verdict(purchase.id, True, "ACTIVE", label), mapped) if mapped else None
         case "canceled" | "returned":
-            return _Verdict(False, "CANCELLED", label)
+            return _Verdict(purchase.id, False, "CANCELLED", label)
         case _:
             return None
 
 
 def _with_units(verdict: _Verdict, mapped: list[Item]) -> _Verdict:
-    total = 0
-    for item in mapped:
-        units = units_of(item)
-        if units is None:
-            reason = f"price {item.price} has no readable units"
-            return replace(verdict, wanted=None, status="LAPSED", reason=reason, undecided=True)
-        total += units
-    return replace(verdict, units=total)
+    """What the items give. If some cannot be told, the others count; if none can, the answer is None."""
+    told = [units for item in mapped if (units := units_of(item)) is not None]
+    if len(told) == len(mapped):
+        return replace(verdict, units=sum(told))
+    strange = next(item.price for item in mapped if units_of(item) is None)
+    alarm = f"price {strange} has no readable units"
+    if told:
+        return replace(verdict, units=sum(told), undecided=True, alarm=alarm)
+    return replace(verdict, wanted=None, status="LAPSED", reason=alarm, undecided=True, alarm=alarm)
 
 
 def units_of(item: Item) -> int | None:
@@ -296,11 +307,11 @@ def target(access: Access, before: Before | None) -> Target:
     """
     if before is None:
         return Target(True, access.dapp_limit, access.status) if access.wanted else Target(False, 0, access.status)
-    limit = max(0, before.dapp_limit)
     if not access.wanted:
-        return Target(True, limit, before.payment_status)
+        return Target(True, before.dapp_limit, before.payment_status)
     worse = access.status != "ACTIVE" and before.payment_status != ""
-    return Target(True, max(limit, access.dapp_limit), before.payment_status if worse else access.status)
+    limit = max(before.dapp_limit, access.dapp_limit)
+    return Target(True, limit, before.payment_status if worse else access.status)
 
 
 def outcome(access: Access, user: User) -> str:

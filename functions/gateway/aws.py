@@ -20,6 +20,7 @@ _CONFIG = Config(
 
 _THROTTLES = frozenset(
     {
+        "ExecutionLimitExceeded",
         "ProvisionedThroughputExceededException",
         "RequestLimitExceeded",
         "Throttling",

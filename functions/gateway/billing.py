@@ -70,13 +70,19 @@ class Billing:
         BillingIncomplete when Stripe does not know the customer, or the answer is of another mode: never read as
         "does not pay". One request when there is a subscription and every price carries its mapping.
         """
-        rows = self._list(
-            lambda api: api.subscriptions.list(
-                {"customer": customer_id, "status": "all", "limit": 100, "expand": ["data.customer"]}
+        missing = None
+        try:
+            rows = self._list(
+                lambda api: api.subscriptions.list(
+                    {"customer": customer_id, "status": "all", "limit": 100, "expand": ["data.customer"]}
+                )
             )
-        )
+        except BillingIncomplete as error:  # perhaps because the customer is deleted, which only they themselves tell
+            rows, missing = [], error
         found = rows[0].get("customer") if rows else None
         customer = found if isinstance(found, Mapping) else self._read(lambda api: api.customers.retrieve(customer_id))
+        if missing is not None and not customer.get("deleted"):
+            raise missing
         for each in (customer, *rows):
             self._require_mode(each, customer_id)
         products = _Products()
@@ -114,6 +120,7 @@ class Billing:
         rows = row["items"]["data"]
         if row["items"].get("has_more"):
             rows = self._list(lambda api: api.subscription_items.list({"subscription": row["id"], "limit": 100}))
+        period_starts = [row.get("current_period_start"), *(each.get("current_period_start") for each in rows)]
         period_ends = [row.get("current_period_end"), *(each.get("current_period_end") for each in rows)]
         ends_at = row.get("cancel_at")
         if ends_at is None and row.get("cancel_at_period_end"):
@@ -126,6 +133,7 @@ class Billing:
             trial_end=row.get("trial_end"),
             ends_at=ends_at,
             ended_for_nonpayment=cancellation.get("reason") in ("payment_failed", "payment_disputed"),
+            period_start=max((start for start in period_starts if start is not None), default=None),
             first_unpaid=self._first_unpaid(row["id"]) if row["status"] == "past_due" else None,
         )
 
@@ -141,7 +149,7 @@ class Billing:
         transform = price.get("transform_quantity") or price.get("transform_usage") or {}
         quantity = row.get("quantity")
         return Item(
-            price=str(price.get("id")),
+            price=str(price.get("id") or ""),
             quantity=quantity if isinstance(quantity, int) and not isinstance(quantity, bool) else None,
             dapps=self._dapps(price, products),
             divide_by=transform.get("divide_by") or 1,
@@ -208,6 +216,8 @@ class Billing:
                     "Stripe does not know an object that the ledger names: key of another account?"
                 ) from None
             raise StripeRejected(f"Stripe refused the request ({error.code or error.http_status})") from None
+        except (AttributeError, TypeError):  # a proxy's answer that is no object of Stripe's
+            raise StripeUnavailable("Stripe's answer cannot be read") from None
         except stripe.StripeError as error:
             raise StripeUnavailable(f"Stripe answered {error.http_status or 'nothing'}") from None
 

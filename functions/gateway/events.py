@@ -16,7 +16,7 @@ OrderStatus = Literal["paid", "fulfilled", "canceled", "returned"]
 
 # AdminCreateUser takes user names of at most 128 characters without blanks. Quotes and control characters are no
 # part of an address that anybody could receive mail at.
-_PART = r"""[^\s"'\\<>(),;:@]+"""
+_PART = r"""[^\s"\\<>(),;:@]+"""
 _EMAIL = re.compile(rf"{_PART}@{_PART}\.{_PART}")
 _EMAIL_LENGTH = 128
 
@@ -25,7 +25,7 @@ _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
 # Step Functions names have at most 80 characters; a re-run appends "-r<n>".
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,70}", re.ASCII)
 
-_METADATA_KEYS = 50  # Stripe's own bound
+_METADATA_KEYS, _METADATA_KEY = 50, 40  # Stripe's own bounds
 _TEXT = 500
 
 # Tie-break between two versions of a legacy order with the same `updated`.
@@ -118,8 +118,8 @@ def envelope(event: object) -> Envelope:
         raise UnreadableEnvelope("data.object is missing")
     account = event.get("account")
     object_id = content.get("id")
-    if event_type in _READERS and not (isinstance(object_id, str) and _ID.fullmatch(object_id)):
-        raise UnreadableEnvelope("data.object.id is missing or not a Stripe id")
+    if event_type in _READERS and not (isinstance(object_id, str) and object_id):
+        raise UnreadableEnvelope("data.object.id is missing")
     return Envelope(event_id, event_type, livemode, account if isinstance(account, str) else None, content)
 
 
@@ -151,7 +151,7 @@ def recheck(sub: str, party: str, at: int, *, livemode: bool) -> Order:
 
 def unusable(event: Envelope) -> Order:
     """The order of an event whose content cannot be used: what its envelope says, for an operator to find."""
-    return _order(event, "paid", customer_id=None)
+    return _order(event, "paid", order_id=_reference(event.object) or event.id, customer_id=None)
 
 
 def email_address(value: object) -> str:
@@ -223,7 +223,8 @@ def _of_checkout(event: Envelope) -> Order | None:
     details = details if isinstance(details, Mapping) else {}
     customer = _customer(content, needed=False)
     email = _email_if_any(details, "email") or _email_if_any(content, "customer_email")
-    one_time = content.get("mode") == "payment"
+    # An expired session can never be paid: nothing to remember.
+    one_time = content.get("mode") == "payment" and event.type != "checkout.session.expired"
     if customer is None:
         if content.get("mode") == "setup" or event.type == "checkout.session.expired":
             return None  # nobody bought anything
@@ -408,7 +409,12 @@ def _email_if_any(content: Mapping[str, Any], key: str) -> str | None:
 
 def _text(content: object, key: str) -> str | None:
     value = content.get(key) if isinstance(content, Mapping) else None
-    return value[:_TEXT] if isinstance(value, str) else None
+    return _clean(value) if isinstance(value, str) else None
+
+
+def _clean(text: str) -> str:
+    """Bounded, and without the lone surrogates that JSON can carry and no database can."""
+    return text[:_TEXT].encode("utf-8", "replace").decode()
 
 
 def _whole(content: Mapping[str, Any], key: str) -> int | None:
@@ -424,7 +430,7 @@ def _metadata(content: Mapping[str, Any]) -> dict[str, str]:
     if not isinstance(value, Mapping):
         return {}
     texts = [(key, text) for key, text in value.items() if isinstance(text, str)]
-    return {str(key)[:40]: text[:_TEXT] for key, text in texts[:_METADATA_KEYS]}
+    return {_clean(str(key))[:_METADATA_KEY]: _clean(text) for key, text in texts[:_METADATA_KEYS]}
 
 
 def _rows(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
@@ -463,5 +469,5 @@ def _legacy_items(content: Mapping[str, Any]) -> tuple[OrderItem, ...]:
             raise UnusableEvent("an item of the order names no sku")
         if quantity is None or quantity < 0:
             raise UnusableEvent("an item of the order has no whole quantity")
-        found.append(OrderItem(sku, quantity))
+        found.append(OrderItem(_clean(sku), quantity))
     return tuple(found)

@@ -17,7 +17,7 @@ All moments are Unix seconds.
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -44,10 +44,11 @@ ATTEMPT_SECONDS = 15 * 60
 # RunDue's index is spread over this many keys: one key would take 1,000 writes a second at most.
 DUE_SHARDS = 8
 
-# An order is run at most this often by itself; then an operator must look. With the default first wait of five
-# minutes the last run is about two days after the first.
+# An order that has failed this often raises an alarm at every further run, once a day: it is never given up. With the
+# default first wait of five minutes that is about two days after its first run.
 MAX_ATTEMPTS = 14
 _LONGEST_WAIT = 6 * 3600
+_DAY = 24 * 3600
 
 # A run closes other open orders only if they were recorded this long before it read Stripe: clocks differ.
 CLOCK_SKEW = 5
@@ -98,26 +99,25 @@ class Party:
 class Person:
     """One Cognito user and the parties that are linked to them.
 
-    `granted`: the limit last granted while everything was paid. `before`: set when the user existed before their first
-    purchase ("adopted").
+    `granted`: what each subscription gave last (access.Access.units). `before`: set when the user existed before their
+    first purchase ("adopted").
     """
 
     sub: str
     parties: frozenset[str]
-    granted: int | None = None
+    granted: Mapping[str, int] = field(default_factory=dict)
     before: Before | None = None
     recheck_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change of a user: how they stood, will stand, and why. `granted`: the new limit when all is paid."""
+    """A change of a user: how they stood, will stand, and why."""
 
     before: Mapping[str, Any] | None
     after: Mapping[str, Any]
     reason: str
     execution: str
-    granted: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +129,10 @@ class DuePerson:
     recheck_at: int
 
 
-def retry_delay(attempt: int, first: int) -> int | None:
-    """Seconds until an order is run again after this attempt failed; None when it has been run often enough."""
+def retry_delay(attempt: int, first: int) -> int:
+    """Seconds until an order is run again after this attempt failed: doubling to six hours, then once a day."""
     if attempt >= MAX_ATTEMPTS:
-        return None
+        return _DAY
     return int(min(first * 2 ** (attempt - 1), _LONGEST_WAIT))
 
 
@@ -149,7 +149,7 @@ class Ledger:
         """Write the order of an event, once. Returns None when it is new, else what the ledger has of it.
 
         A new order counts as attempt 1, which the caller is about to start. With a `problem` it cannot be run: it
-        is recorded as UNFULFILLED with that reason.
+        is recorded as UNFULFILLED with that reason and no attempt, until a delivery that can be read replaces it.
         """
         row: dict[str, Any] = {
             "pk": f"ORDER#{order.event_id}",
@@ -170,7 +170,8 @@ class Ledger:
             self._call(
                 "put_item",
                 Item=_row({key: value for key, value in row.items() if value is not None}),
-                ConditionExpression="attribute_not_exists(pk)",
+                ConditionExpression="attribute_not_exists(pk) OR attempts < :attempts",
+                ExpressionAttributeValues=_row({":attempts": min(row["attempts"], 1)}),
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except _ConditionFailed as failed:
@@ -190,7 +191,7 @@ class Ledger:
                 ":received": "RECEIVED",
                 ":fulfilled": "FULFILLED",
                 ":due": _shard(seen.event_id),
-                ":at": now + ATTEMPT_SECONDS,
+                ":at": now + (ATTEMPT_SECONDS if number <= MAX_ATTEMPTS else _DAY),
             },
             "attempts = :seen AND #state <> :fulfilled",
         )
@@ -236,25 +237,20 @@ class Ledger:
             "attribute_exists(pk) AND #state <> :fulfilled",
         )
 
-    def fail(self, event_id: str, *, execution: str, error: str, retry_at: int | None) -> bool:
-        """Mark an order UNFULFILLED with its reason, due again at `retry_at` (None: given up, an operator must
-        look). False: it was fulfilled meanwhile and stays so."""
-        values: dict[str, Any] = {
-            ":unfulfilled": "UNFULFILLED",
-            ":fulfilled": "FULFILLED",
-            ":execution": execution,
-            ":error": error,
-        }
-        change = "SET #state = :unfulfilled, execution = :execution, last_error = :error"
-        if retry_at is None:
-            change += " REMOVE due, due_at"
-        else:
-            change += ", due = :due, due_at = :at"
-            values |= {":due": _shard(event_id), ":at": retry_at}
+    def fail(self, event_id: str, *, execution: str, error: str, retry_at: int) -> bool:
+        """Mark an order UNFULFILLED with its reason, due again at `retry_at`. False: it was fulfilled meanwhile and
+        stays so."""
         return self._change(
             _key(f"ORDER#{event_id}", "ORDER"),
-            change,
-            values,
+            "SET #state = :unfulfilled, execution = :execution, last_error = :error, due = :due, due_at = :at",
+            {
+                ":unfulfilled": "UNFULFILLED",
+                ":fulfilled": "FULFILLED",
+                ":execution": execution,
+                ":error": error,
+                ":due": _shard(event_id),
+                ":at": retry_at,
+            },
             "attribute_exists(pk) AND #state <> :fulfilled",
         )
 
@@ -361,7 +357,7 @@ class Ledger:
         return Person(
             sub,
             frozenset(row.get("parties", ())),
-            _whole(row.get("granted")),
+            {name: int(units) for name, units in row.get("granted", {}).items()},
             Before(int(before["dapp_limit"]), before["payment_status"]) if before else None,
             _whole(row.get("recheck_at")),
         )
@@ -421,21 +417,28 @@ class Ledger:
 
     def record_change(self, sub: str, now: int, change: Change) -> None:
         """Keep what is about to change on a user, and why."""
-        update = "SET last_change = :change, #sub = :sub"
-        values: dict[str, Any] = {":sub": sub, ":change": {**asdict(change), "at": now}}
-        if change.granted is not None:
-            update += ", granted = :granted"
-            values[":granted"] = change.granted
-        self._change(_key(f"PERSON#{sub}", "PERSON"), update, values)
+        self._change(
+            _key(f"PERSON#{sub}", "PERSON"),
+            "SET last_change = :change, #sub = :sub",
+            {":sub": sub, ":change": {**asdict(change), "at": now}},
+        )
 
-    def recheck(self, sub: str, at: int | None) -> None:
-        """Have RunDue look at this person again at that moment; None: no more."""
-        if at is None:
-            change, values = "REMOVE recheck_at, due, due_at", {}
+    def settle(self, sub: str, *, read_at: int, recheck_at: int | None, granted: Mapping[str, int]) -> bool:
+        """Keep what a run that found nothing missing knows: what each subscription gives, and when RunDue looks again
+        (None: not by itself). False: a run that read Stripe later has settled already."""
+        change = "SET granted = :granted, settled_at = :read_at"
+        values: dict[str, Any] = {":granted": granted, ":read_at": read_at}
+        if recheck_at is None:
+            change += " REMOVE recheck_at, due, due_at"
         else:
-            change = "SET recheck_at = :at, due = :due, due_at = :at"
-            values = {":at": at, ":due": _shard(sub)}
-        self._change(_key(f"PERSON#{sub}", "PERSON"), change, values, "attribute_exists(pk)")
+            change += ", recheck_at = :at, due = :due, due_at = :at"
+            values |= {":at": recheck_at, ":due": _shard(sub)}
+        return self._change(
+            _key(f"PERSON#{sub}", "PERSON"),
+            change,
+            values,
+            "attribute_exists(pk) AND (attribute_not_exists(settled_at) OR settled_at <= :read_at)",
+        )
 
     def rechecked(self, person: DuePerson) -> None:
         """The recheck of that moment has become an order: take it off the list, unless there is a new one."""

@@ -9,6 +9,7 @@ from gateway.errors import SecretUnavailable
 
 # A forged request must not buy a call to Secrets Manager each time.
 _REFRESH_SECONDS = 60
+_RETRY_SECONDS = 5  # after a failure, when nothing can be checked at all
 
 
 class Secret:
@@ -19,11 +20,14 @@ class Secret:
         self._arn = arn
         self._clock = clock
         self._text = ""  # not read yet
+        self._problem = ""
         self._read_at = clock() - _REFRESH_SECONDS
 
     def text(self) -> str:
         """The secret as last read; SecretUnavailable when it cannot be."""
         if not self._text:
+            if self._problem and self._clock() - self._read_at < _RETRY_SECONDS:
+                raise SecretUnavailable(self._problem)
             self._read()
         return self._text
 
@@ -42,9 +46,11 @@ class Secret:
         except (ClientError, BotoCoreError) as error:
             response = getattr(error, "response", {})
             code = response.get("Error", {}).get("Code", type(error).__name__)
-            raise SecretUnavailable(f"Secrets Manager refused the secret ({code}); does it have a value?") from None
+            text, self._problem = "", f"Secrets Manager refused the secret ({code}); does it have a value?"
         except KeyError:
-            raise SecretUnavailable("the secret is binary; store it as text") from None
+            text, self._problem = "", "the secret is binary; store it as text"
+        else:
+            self._problem = "the secret is empty; put the value from Stripe's dashboard there"
         if not text:
-            raise SecretUnavailable("the secret is empty; put the value from Stripe's dashboard there")
+            raise SecretUnavailable(self._problem)
         self._text = text

@@ -74,17 +74,21 @@ class Run:
 
     @property
     def read_at(self) -> int:
+        """When ReadBilling began to read."""
         return int(self.state["billing"]["read_at"])
+
+    @property
+    def parties(self) -> list[str]:
+        """Whose billing was read."""
+        return list(self.state["billing"]["parties"])
 
     def change(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Change:
         """What this run is about to change, for the person's row."""
-        paid = self.access.wanted and self.access.status == "ACTIVE"
         return Change(
             shape(before) if before is not None else None,
             after,
             self.access.reason,
             self.execution,
-            self.access.dapp_limit if paid else None,
         )
 
     def changed(self, after: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -84,11 +84,14 @@ class Users:
         return str(found["sub"])
 
     def update(self, sub: str, **values: str | int) -> None:
-        """Write attributes by our own names (dapp_limit, payment_status, disabled_by)."""
+        """Write attributes by our own names (dapp_limit, payment_status, disabled_by). Cognito deletes an attribute
+        that is set to nothing; so does a limit of -1."""
         self._call(
             "admin_update_user_attributes",
             sub,
-            UserAttributes=_pairs({_ATTRIBUTES[name]: str(value) for name, value in values.items()}),
+            UserAttributes=_pairs(
+                {_ATTRIBUTES[name]: "" if value == -1 else str(value) for name, value in values.items()}
+            ),
         )
 
     def enable(self, sub: str) -> None:

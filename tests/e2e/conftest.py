@@ -170,14 +170,14 @@ class Gateway:
         return customer, self.event("customer.subscription.created", subscription)
 
     def subscriber(self, email: str, quantity: int = 1, price: str | None = None) -> Json:
-        """Somebody who pays, heard of by a single event; their subscription."""
+        """Somebody who pays, of whom a single event tells: their customer and subscription, by id."""
         self.stripe.auto_deliver = False
         customer = self.stripe.create_customer(email)["id"]
         subscription = self.stripe.create_subscription(customer, price or self.seat, quantity)
         self.stripe.auto_deliver = True
         self.send(self.event("customer.subscription.created", subscription))
         self.stack.wait_idle(60)
-        return subscription
+        return {"customer": customer, "subscription": subscription["id"]}
 
     def settle(self) -> None:
         """Wait until Stripe has delivered all its events and every execution has ended."""
@@ -290,9 +290,16 @@ class Gateway:
 
     def set_order(self, event_id: str, **values: int | str) -> None:
         """Change fields of an order's row by hand."""
+        self._set(f"ORDER#{event_id}", "ORDER", values)
+
+    def set_person(self, email: str, **values: int | str) -> None:
+        """Change fields of a person's row by hand."""
+        self._set(self.person(email)["pk"], "PERSON", values)
+
+    def _set(self, pk: str, sk: str, values: Mapping[str, int | str]) -> None:
         self._dynamodb.update_item(
             TableName=self.stack.orders_table,
-            Key={"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}},
+            Key={"pk": {"S": pk}, "sk": {"S": sk}},
             UpdateExpression="SET " + ", ".join(f"#{name} = :{name}" for name in values),
             ExpressionAttributeNames={f"#{name}": name for name in values},
             ExpressionAttributeValues={f":{name}": _to_dynamo(value) for name, value in values.items()},

@@ -283,11 +283,15 @@ class TestServe:
             assert command
             bought = requests.post(command[2], data=command[1], timeout=60)
             assert bought.status_code == 200
-            until(lambda: any(run["status"] == "FAILED" for run in served.executions()))
+            assert standin("wait_delivered", timeout=60)
+            first = {run["name"] for run in served.executions() if "-r" not in run["name"]}
+            until(lambda: {run["name"] for run in served.executions() if run["status"] == "FAILED"} >= first)
             standin("restore")
             user = served.user("ann@example.com")
             assert user["custom:num_dapps"] == "3"
-            until(lambda: any(run["status"] == "SUCCEEDED" and "-r" in run["name"] for run in served.executions()))
+            healed = until(lambda: {run["name"] for run in served.executions() if run["status"] == "SUCCEEDED"})
+            assert first
+            assert healed.isdisjoint(first)
 
             mail = until(lambda: re.search(r"Mail to ann@example.com: temporary password (\S+)", served.said()))
             with served.client("cognito-idp") as cognito:

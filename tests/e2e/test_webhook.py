@@ -207,8 +207,6 @@ NO_ENVELOPE: list[tuple[bytes, str]] = [
     (an_object(id="gone"), "data.object.id"),
     (an_object(id=7), "data.object.id"),
     (an_object(id=""), "data.object.id"),
-    (an_object(id=f'sub"{MARKER}'), "data.object.id"),
-    (an_object(id="s" * 20_000), "data.object.id"),
 ]
 
 
@@ -291,6 +289,11 @@ UNUSABLE: list[tuple[str, Json, str]] = [
     (SUBSCRIBED, {"id": "sub_broken", "customer": "c" * 20_000}, NO_CUSTOMER),
     (BILLED, {"id": "in_broken", "customer": None, "customer_email": f"{MARKER}@example.com"}, NO_CUSTOMER),
     ("subscription_schedule.updated", {"id": "sub_sched_broken", "customer": 7}, NO_CUSTOMER),
+    # objects
+    (SUBSCRIBED, {"id": f'sub" or {MARKER}', "customer": "cus_1"}, "id is missing or not a Stripe id"),
+    (SUBSCRIBED, {"id": f"sub#{MARKER}", "customer": "cus_1"}, "id is missing or not a Stripe id"),
+    (BILLED, {"id": "i" * 20_000, "customer": "cus_1"}, "id is missing or not a Stripe id"),
+    ("customer.updated", {"id": f"cus\n{MARKER}"}, "id is missing or not a Stripe id"),
     # legacy orders
     (ORDERED, legacy(status="gone"), "status"),
     (ORDERED, legacy(status=None), "status"),
@@ -357,7 +360,7 @@ CLAIMS += [{"metadata": {"name": text}} for text in ("Zoë 🎉 " + "\u0000\u202
 @pytest.fixture(scope="module")
 def subscriber(gateway: Gateway) -> Json:
     """A buyer of three."""
-    return gateway.buy("claims@example.com", 3)
+    return gateway.subscriber("claims@example.com", 3)
 
 
 def test_whatever_an_event_claims_the_user_gets_what_stripe_says_now(gateway: Gateway, subscriber: Json) -> None:
@@ -459,6 +462,7 @@ def lost_answer_of_the_start(gateway: Gateway) -> None:
 
 
 def no_secret(gateway: Gateway) -> None:
+    """A container that could not read its secret asks again a minute later at the earliest; others read it."""
     gateway.replace_containers("WebhookFunction")
     gateway.stack.faults.add("secretsmanager", "InternalServiceError", function="WebhookFunction", count=2)
 
@@ -483,6 +487,8 @@ def test_when_aws_fails_stripe_delivers_again_and_one_run_follows(
     breakdown(gateway)
     answer = gateway.send(event)
     assert (answer.status, answer.message) == (503, ON_ITS_WAY)
+    if breakdown is no_secret:
+        gateway.replace_containers("WebhookFunction")
     assert gateway.send(event).status == 200
     gateway.settle()
     assert [run.name for run in gateway.runs(event["id"])] == [event["id"]]
@@ -557,7 +563,7 @@ def test_many_identical_deliveries_at_once_are_one_order_and_one_run(gateway: Ga
 # ------------------------------------------------------------------ what stays behind
 
 
-@pytest.mark.parametrize("body", [an_event()[:-1], json.dumps([MARKER]).encode(), an_object(id=MARKER + '"')])
+@pytest.mark.parametrize("body", [an_event()[:-1], json.dumps([MARKER]).encode(), an_event(livemode=MARKER)])
 def test_no_payload_reaches_the_log(gateway: Gateway, body: bytes) -> None:
     refused = gateway.counted("EnvelopeUnreadable")
     assert gateway.post(body).status == 400

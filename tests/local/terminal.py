@@ -100,4 +100,4 @@ def _shown(value: object) -> str:
     if isinstance(value, list | set):
         texts = [_shown(each) for each in value]
         return ", ".join(sorted(texts) if isinstance(value, set) else texts) or "none"
-    return "none" if value is None else str(value)
+    return "none" if value is None or value == {} else str(value)

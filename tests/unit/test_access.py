@@ -4,10 +4,11 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gateway.access import (
+    LOOK_AGAIN,
     TRIAL_END_SLACK,
     Access,
     Before,
@@ -40,12 +41,13 @@ def purchase(status: str, *dapps: str | None) -> Purchase:
 
 
 def decided(*bought: Subscription | Purchase, granted: int | None = None, now: int = NOW) -> Access:
+    """`granted`: what the first subscription gave last."""
     return decide(
         [each for each in bought if isinstance(each, Subscription)],
         [each for each in bought if isinstance(each, Purchase)],
         now,
         POLICY,
-        granted,
+        {} if granted is None else {"sub_1": granted},
     )
 
 
@@ -71,7 +73,9 @@ class TestOneSubscription:
             ("past_due", {"first_unpaid": NOW}, (True, "LAPSED", 5, NOW + GRACE)),
             ("past_due", {"first_unpaid": NOW - GRACE + 1}, (True, "LAPSED", 5, NOW + 1)),
             ("past_due", {"first_unpaid": NOW - GRACE}, (False, "FAILED", 0, None)),
-            ("past_due", {"first_unpaid": None}, (None, "LAPSED", 0, None)),
+            ("past_due", {"first_unpaid": None}, (None, "LAPSED", 0, NOW + LOOK_AGAIN)),
+            ("past_due", {"period_start": NOW - GRACE + 1}, (None, "LAPSED", 0, NOW + LOOK_AGAIN)),
+            ("past_due", {"period_start": NOW - GRACE}, (False, "FAILED", 0, None)),
             ("unpaid", {}, (False, "FAILED", 0, None)),
             ("paused", {}, (False, "LAPSED", 0, None)),
             ("canceled", {}, (False, "CANCELLED", 0, None)),
@@ -163,8 +167,6 @@ class TestOnePerson:
 
 
 class TestGrace:
-    """`granted`: the limit last granted while everything was paid."""
-
     @pytest.mark.parametrize(
         ("past_due", "active", "granted", "limit"),
         [
@@ -173,9 +175,9 @@ class TestGrace:
             (50, 0, 5, 5),  # the quantity was raised without paying
             (2, 0, 5, 2),  # … or lowered
             (5, 0, 0, 0),
-            (3, 5, 8, 8),
-            (30, 5, 8, 8),
-            (3, 10, 8, 10),  # what is paid counts in full
+            (3, 5, 3, 8),
+            (30, 5, 3, 8),
+            (3, 10, 3, 13),  # another one that is paid counts in full
         ],
     )
     def test_keeps_what_was_granted_and_never_raises_it(
@@ -302,7 +304,7 @@ class TestTarget:
             (Access(True, "ACTIVE", 7, ""), Before(3, "VIP"), Target(True, 7, "ACTIVE")),
             (NO, None, Target(False, 0, "FAILED")),
             (NO, Before(3, "VIP"), Target(True, 3, "VIP")),
-            (NO, Before(-1, ""), Target(True, 0, "")),  # had no limit before their first purchase
+            (NO, Before(-1, ""), Target(True, -1, "")),  # had no limit before their first purchase
         ],
     )
     def test_is_the_access_or_how_an_adopted_user_stood_before(
@@ -369,6 +371,21 @@ class TestUser:
 
 
 CANCELED = Subscription("sub_old", "canceled", (Item("price_1", 3, "1"),))
+
+
+def test_a_grant_that_is_mapped_to_nothing_any_more_alarms() -> None:
+    access = decided(subscription("active", None), granted=5)
+    assert (access.wanted, access.units) == (None, {"sub_1": 5})
+    assert access.alarms == ("what was granted is mapped to no dapps any more",)
+
+
+def test_the_readable_items_of_a_subscription_count_beside_one_with_a_typo() -> None:
+    mixed = Subscription("sub_1", "active", (Item("price_1", 8, "1"), Item("price_2", 1, "one")))
+    access = decided(mixed)
+    assert (access.wanted, access.dapp_limit, access.alarms) == (True, 8, ("price price_2 has no readable units",))
+    assert decided(mixed, granted=12).dapp_limit == 12
+
+
 UNDECIDED = [
     pytest.param(Subscription("sub_1", "past_due", (Item("price_1", 3, "1"),)), id="paid between our two reads"),
     pytest.param(Subscription("sub_1", "active", (Item("price_1", 3, "three"),)), id="a mapping with a typo"),
@@ -378,9 +395,9 @@ UNDECIDED = [
 @pytest.mark.parametrize("alive", UNDECIDED)
 def test_a_live_subscription_that_cannot_be_told_takes_nothing_away(alive: Subscription) -> None:
     policy = Policy(72 * 3600, 1000)
-    assert decide([alive, CANCELED], [], NOW, policy, 3).wanted is None
+    assert decide([alive, CANCELED], [], NOW, policy, {"sub_1": 3}).wanted is None
     active = Subscription("sub_2", "active", (Item("price_1", 5, "1"),))
-    assert decide([alive, active], [], NOW, policy, granted=10).dapp_limit == 10
+    assert decide([alive, active], [], NOW, policy, {"sub_1": 10}).dapp_limit == 10
 
 
 # ------------------------------------------------------------------ what holds for any input
@@ -417,12 +434,12 @@ def purchases(of: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Purchase]]:
 ANY_ITEMS = items(st.none() | READABLE | st.text(max_size=12), QUANTITIES, st.integers(-1, 30))
 READABLE_ITEMS = items(st.none() | READABLE, st.integers(0, 20), st.integers(1, 30))
 POLICIES = st.builds(Policy, st.integers(0, 60 * DAY), st.integers(0, 10**6))
-GRANTED = st.none() | st.integers(0, 10**6)
+GRANTED = st.none() | st.dictionaries(st.sampled_from(["sub_1", "sub_2", "cs_1"]), st.integers(0, 10**6))
 
 
 @given(subscriptions(ANY_ITEMS), purchases(ANY_ITEMS), POLICIES, GRANTED)
 def test_any_input_has_an_answer_within_bounds(
-    subs: list[Subscription], bought: list[Purchase], policy: Policy, granted: int | None
+    subs: list[Subscription], bought: list[Purchase], policy: Policy, granted: dict[str, int] | None
 ) -> None:
     access = decide(iter(subs), iter(bought), NOW, policy, granted)
     assert 0 <= access.dapp_limit <= policy.max_dapps
@@ -439,7 +456,7 @@ def test_any_input_has_an_answer_within_bounds(
 
 @given(subscriptions(ANY_ITEMS), purchases(ANY_ITEMS), POLICIES, GRANTED, st.randoms(use_true_random=False))
 def test_the_order_of_the_inputs_does_not_matter(
-    subs: list[Subscription], bought: list[Purchase], policy: Policy, granted: int | None, random: Any
+    subs: list[Subscription], bought: list[Purchase], policy: Policy, granted: dict[str, int] | None, random: Any
 ) -> None:
     first = decide(subs, bought, NOW, policy, granted)
     shuffled = random.sample(subs, len(subs)), random.sample(bought, len(bought))
@@ -450,9 +467,11 @@ def test_the_order_of_the_inputs_does_not_matter(
 
 @given(subscriptions(READABLE_ITEMS), POLICIES, GRANTED, st.integers(0, 100 * DAY))
 def test_the_answer_changes_at_recheck_at_and_never_before(
-    subs: list[Subscription], policy: Policy, granted: int | None, later: int
+    subs: list[Subscription], policy: Policy, granted: dict[str, int] | None, later: int
 ) -> None:
     first = decide(subs, [], NOW, policy, granted)
+    # What cannot be told is looked at an hour from now, whenever now is.
+    assume(not any("no invoice is open" in alarm for alarm in first.alarms))
     moment = NOW + later if first.recheck_at is None else min(NOW + later, first.recheck_at - 1)
     second = decide(subs, [], moment, policy, granted)
     for name in ("wanted", "status", "dapp_limit", "recheck_at"):

@@ -201,7 +201,7 @@ class TestCustomer:
     ) -> None:
         subscription = subscribed(account, customer, price)
         assert reader().customer(customer) == Customer(
-            customer, EMAIL, False, (Subscription(subscription, "active", (Item(price, 3, "2"),)),)
+            customer, EMAIL, False, (Subscription(subscription, "active", (Item(price, 3, "2"),), period_start=NOW),)
         )
         assert paths(account) == ["subscriptions"]
 
@@ -267,6 +267,26 @@ class TestCustomer:
         assert (found.deleted, found.email) == (True, None)
         assert [each.status for each in found.subscriptions] == ["canceled"] * had_a_subscription
 
+    @pytest.mark.parametrize(
+        ("status", "answer", "deleted"),
+        [
+            (200, {"id": "cus_1", "object": "customer", "deleted": True}, True),
+            (200, {"id": "cus_1", "object": "customer", "email": EMAIL, "livemode": False}, False),
+            (404, {"error": {"code": "resource_missing", "type": "invalid_request_error"}}, False),
+        ],
+    )
+    def test_whose_subscriptions_stripe_does_not_show_says_itself_whether_it_was_deleted(
+        self, script: Script, vault: Vault, status: int, answer: Json, deleted: bool
+    ) -> None:
+        script.answer("subscriptions", {"error": {"code": "resource_missing", "type": "invalid_request_error"}}, 400)
+        script.answer("customers/cus_1", answer, status)
+        seen = reading(vault, script.url)
+        if deleted:
+            assert seen.customer("cus_1") == Customer("cus_1", None, True, ())
+        else:
+            with pytest.raises(BillingIncomplete, match="another account"):
+                seen.customer("cus_1")
+
     def test_that_stripe_does_not_know_is_incomplete(self, reader: Reader) -> None:
         with pytest.raises(BillingIncomplete, match="another account"):
             reader().customer("cus_unknown")
@@ -315,6 +335,16 @@ class TestSubscription:
         found = only_subscription(reader().customer(customer))
         assert (found.status, found.ends_at, found.first_unpaid) == (status, ends_at, None)
         assert paths(account) == ["subscriptions"]  # invoices concern past_due alone
+
+    def test_has_its_current_periods_start(
+        self, account: StripeAccount, clock: Clock, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        account.renew(subscription)
+        clock.now += 40 * DAY
+        account.add_item(subscription, price)
+        found = only_subscription(reader().customer(customer))
+        assert found.period_start == NOW + 40 * DAY  # the latest of its items
 
     def test_has_its_trials_end(self, account: StripeAccount, reader: Reader, customer: str, price: str) -> None:
         subscribed(account, customer, price, trial_days=7)
@@ -629,6 +659,22 @@ class TestOtherShapes:
         assert only_subscription(reading(vault, script.url).customer("cus_1")).ends_at == ends_at
 
     @pytest.mark.parametrize(
+        ("changed", "start"),
+        [
+            ({}, None),
+            ({"current_period_start": NOW}, NOW),
+            ({"items": page(item(price=MAPPED, current_period_start=NOW + 5), item(price=MAPPED))}, NOW + 5),
+            ({"items": page(*(item(price=MAPPED, current_period_start=start) for start in (3, 9, 5)))}, 9),
+        ],
+    )
+    def test_a_periods_start_is_the_subscriptions_or_its_latest_items(
+        self, script: Script, vault: Vault, changed: Json, start: int | None
+    ) -> None:
+        script.answer("subscriptions", page({**old_subscription(), **changed}))
+        script.answer("customers/cus_1", CUSTOMER)
+        assert only_subscription(reading(vault, script.url).customer("cus_1")).period_start == start
+
+    @pytest.mark.parametrize(
         ("row", "expected"),
         [
             (item(plan={**GOLD, "metadata": {"dapps": "4"}}, quantity=3), Item("gold", 3, "4")),
@@ -645,7 +691,7 @@ class TestOtherShapes:
             (item(price={"id": "new", "metadata": {"dapps": 9}}), Item("new", 1, "9")),
             (item(price={"id": "new", "metadata": {"dapps": "9"}}, quantity=True), Item("new", None, "9")),
             (item(price={"id": "new", "metadata": {"dapps": "9"}}, quantity="3"), Item("new", None, "9")),
-            (item(price=None, plan=None), Item("None", 1, None)),
+            (item(price=None, plan=None), Item("", 1, None)),
         ],
     )
     def test_an_item_has_a_price_or_a_plan(self, script: Script, vault: Vault, row: Json, expected: Item) -> None:
@@ -744,6 +790,14 @@ class TestCheckoutSession:
         assert reader().purchase(session(made)) == Purchase(made, "open", ())
         assert paths(account) == [f"checkout/sessions/{made}"]
 
+    @pytest.mark.parametrize("status", ["open", "expired", None])
+    def test_over_nothing_counts_only_when_it_was_completed(
+        self, script: Script, vault: Vault, status: str | None
+    ) -> None:
+        given = {"id": "cs_1", "object": "checkout.session", "livemode": False, "status": status}
+        script.answer("checkout/sessions/cs_1", {**given, "payment_status": "no_payment_required"})
+        assert reading(vault, script.url).purchase(session("cs_1")) == Purchase("cs_1", "open", ())
+
     def test_has_more_lines_than_a_page(self, account: StripeAccount, reader: Reader, once: str) -> None:
         lines = [{"price": once, "quantity": number} for number in range(1, 102)]
         made = account.create_checkout_session(lines, "payment")["id"]
@@ -775,6 +829,7 @@ def test_a_legacy_order_is_what_the_ledger_knows_with_todays_mapping(
 
 # ------------------------------------------------------------------ when Stripe does not answer, or not as wished
 
+MISSING = {"code": "resource_missing", "type": "invalid_request_error"}
 READS: dict[str, Callable[[Billing], object]] = {
     "subscriptions": lambda seen: seen.customer("cus_1"),
     "checkout/sessions/cs_1": lambda seen: seen.purchase(session("cs_1")),
@@ -816,8 +871,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("status", "error", "name"),
         [
-            (400, {"code": "resource_missing", "type": "invalid_request_error"}, BillingIncomplete),
-            (404, {"code": "resource_missing", "type": "invalid_request_error"}, BillingIncomplete),
+            (400, MISSING, BillingIncomplete),
+            (404, MISSING, BillingIncomplete),
             (400, {"code": "parameter_invalid", "type": "invalid_request_error"}, StripeRejected),
             (400, {"type": "invalid_request_error"}, StripeRejected),
             (400, {"type": "idempotency_error"}, StripeUnavailable),
@@ -831,7 +886,8 @@ class TestErrors:
         self, script: Script, vault: Vault, path: str, status: int, error: Json, name: type[GatewayError]
     ) -> None:
         text = f"No such customer: 'cus_1', session 'cs_1', {EMAIL}, {KEY}"
-        script.answer(path, {"error": {**error, "message": text, "param": "cus_1"}}, status=status)
+        for each in (path, "customers/cus_1"):
+            script.answer(each, {"error": {**error, "message": text, "param": "cus_1"}}, status=status)
         with pytest.raises(name) as caught:
             READS[path](reading(vault, script.url))
         assert not any(value in str(caught.value) for value in ("cus_1", "cs_1", EMAIL, KEY))
@@ -842,7 +898,7 @@ class TestErrors:
         account.faults.fail_next(1, 500, path)
         with pytest.raises(BillingIncomplete):  # the second try is answered: nobody here has these ids
             READS[path](reader())
-        assert [request["status"] for request in account.requests][:2] == [500, account.requests[-1]["status"]]
+        assert paths(account)[:2] == [path, path]
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b'{"object": "list"'])
     @pytest.mark.parametrize("status", [200, 502])

@@ -180,7 +180,6 @@ class TestRecord:
         found = order_row()
         assert (found["state"], found["attempts"], found["last_error"]) == ("UNFULFILLED", 0, "UnusableEvent: no")
         assert all_due(ledger, NOW + 10**6) == []
-        assert ledger.record(ORDER, NOW) == replace(FIRST, number=0, state="UNFULFILLED")
 
     @pytest.mark.parametrize(
         ("status", "when_done"), [("paid", "fulfilled"), ("canceled", "canceled"), ("returned",) * 2]
@@ -226,7 +225,7 @@ class TestAttempt:
 
     def test_the_next_one_is_due_when_it_ends_without_a_word(self, ledger: Ledger) -> None:
         ledger.record(ORDER, NOW)
-        ledger.fail("evt_1", execution="arn:run", error="no", retry_at=None)
+        ledger.fail("evt_1", execution="arn:run", error="no", retry_at=NOW + 300)
         second = ledger.next_attempt(FIRST, NOW + 60)
         assert all_due(ledger, NOW + 60 + ATTEMPT_SECONDS - 1) == []
         assert all_due(ledger, NOW + 60 + ATTEMPT_SECONDS) == [second]
@@ -285,12 +284,6 @@ class TestFail:
         assert all_due(ledger, NOW + 299) == []
         assert all_due(ledger, NOW + 300) == [replace(FIRST, state="UNFULFILLED")]
 
-    def test_for_good_is_not_due_any_more(self, ledger: Ledger, order_row: Callable[[], Any]) -> None:
-        ledger.record(ORDER, NOW)
-        assert ledger.fail("evt_1", execution="arn:run", error="no", retry_at=None) is True
-        assert all_due(ledger, NOW + 10**6) == []
-        assert order_row()["rank"].startswith("OPEN#")
-
     def test_of_a_fulfilled_order_changes_nothing(self, ledger: Ledger, order_row: Callable[[], Any]) -> None:
         ledger.record(ORDER, NOW)
         ledger.close("evt_1", NOW, **ENDING)
@@ -311,17 +304,15 @@ class TestFail:
             (7, 19_200),
             (8, 21_600),
             (MAX_ATTEMPTS - 1, 21_600),
-            (MAX_ATTEMPTS, None),
-            (99, None),
+            (MAX_ATTEMPTS, 86_400),
+            (99, 86_400),
         ],
     )
-    def test_waits_twice_as_long_each_time_up_to_six_hours_and_then_gives_up(
-        self, attempt: int, delay: int | None
-    ) -> None:
+    def test_waits_twice_as_long_each_time_up_to_six_hours_and_then_a_day(self, attempt: int, delay: int) -> None:
         assert retry_delay(attempt, 300) == delay
 
-    def test_gives_up_after_about_two_days(self) -> None:
-        delays = [retry_delay(attempt, 300) or 0 for attempt in range(1, MAX_ATTEMPTS + 1)]
+    def test_raises_the_alarm_after_about_two_days(self) -> None:
+        delays = [retry_delay(attempt, 300) for attempt in range(1, MAX_ATTEMPTS)]
         assert 1.5 * 86_400 < sum(delays) < 2.5 * 86_400
 
 
@@ -336,7 +327,7 @@ class TestOpenOrders:
         for number in (1, 2, 3):
             ledger.record(order(number), NOW - number)
         ledger.close("evt_1", NOW, **ENDING)
-        ledger.fail("evt_2", execution="arn:run", error="no", retry_at=None)
+        ledger.fail("evt_2", execution="arn:run", error="no", retry_at=NOW + 300)
         assert list(ledger.open_orders("cus_1", NOW)) == ["evt_3", "evt_2"]
 
     def test_are_all_found_however_many_pages_there_are(self, ledger: Ledger, dynamodb: Any) -> None:
@@ -397,7 +388,7 @@ class TestDue:
 
     def test_may_be_a_person(self, ledger: Ledger) -> None:
         ledger.link(["cus_2", "cus_1"], "u-1", replacing=None)
-        ledger.recheck("u-1", NOW + 60)
+        settle(ledger, NOW + 60)
         assert all_due(ledger, NOW + 59) == []
         assert all_due(ledger, NOW + 60) == [DuePerson("u-1", "cus_1", NOW + 60)]
 
@@ -555,23 +546,10 @@ class TestPerson:
         assert found is not None
         assert found.before == Before(3, "VIP")
 
-    @pytest.mark.parametrize(
-        ("grants", "granted"), [([None], None), ([5], 5), ([5, None], 5), ([5, 9], 9), ([5, 0], 0)]
-    )
-    def test_keeps_the_limit_granted_last_while_all_was_paid(
-        self, ledger: Ledger, grants: list[int | None], granted: int | None
-    ) -> None:
-        ledger.link(["cus_1"], "u-1", replacing=None)
-        for each in grants:
-            ledger.record_change("u-1", NOW, Change(None, STANDS, "sub_1 active", "arn:run", each))
-        found = ledger.person("u-1")
-        assert found is not None
-        assert found.granted == granted
-
     def test_keeps_the_last_change_for_an_operator(
         self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]
     ) -> None:
-        ledger.record_change("u-1", NOW, Change(STANDS, {**STANDS, "dapp_limit": 9}, "why", "arn:run", 9))
+        ledger.record_change("u-1", NOW, Change(STANDS, {**STANDS, "dapp_limit": 9}, "why", "arn:run"))
         found = row("PERSON#u-1", "PERSON")
         assert found["sub"] == "u-1"
         assert found["last_change"] == {
@@ -579,50 +557,73 @@ class TestPerson:
             "after": {**STANDS, "dapp_limit": 9},
             "reason": "why",
             "execution": "arn:run",
-            "granted": 9,
             "at": NOW,
         }
 
 
-class TestRecheck:
+def settle(ledger: Ledger, at: int | None, *, sub: str = "u-1", read_at: int = NOW) -> bool:
+    return ledger.settle(sub, read_at=read_at, recheck_at=at, granted={"sub_1": 5})
+
+
+class TestSettle:
     @pytest.fixture(autouse=True)
     def _person(self, ledger: Ledger) -> None:
         ledger.link(["cus_1"], "u-1", replacing=None)
 
     def test_is_due_at_the_moment_given_last(self, ledger: Ledger) -> None:
-        ledger.recheck("u-1", NOW + 60)
-        ledger.recheck("u-1", NOW + 90)
+        assert settle(ledger, NOW + 60)
+        assert settle(ledger, NOW + 90)
         assert all_due(ledger, NOW + 89) == []
         assert all_due(ledger, NOW + 90) == [DuePerson("u-1", "cus_1", NOW + 90)]
-        assert ledger.person("u-1") == Person("u-1", frozenset({"cus_1"}), recheck_at=NOW + 90)
+        assert ledger.person("u-1") == Person("u-1", frozenset({"cus_1"}), {"sub_1": 5}, recheck_at=NOW + 90)
 
     def test_of_no_moment_takes_it_off_the_list(self, ledger: Ledger) -> None:
-        ledger.recheck("u-1", NOW + 60)
-        ledger.recheck("u-1", None)
+        settle(ledger, NOW + 60)
+        assert settle(ledger, None)
         assert all_due(ledger, NOW * 2) == []
-        assert ledger.person("u-1") == Person("u-1", frozenset({"cus_1"}))
+        assert ledger.person("u-1") == Person("u-1", frozenset({"cus_1"}), {"sub_1": 5})
+
+    @pytest.mark.parametrize("at", [NOW + 30, None])
+    def test_of_a_run_that_read_stripe_earlier_changes_nothing(self, ledger: Ledger, at: int | None) -> None:
+        settle(ledger, NOW + 60, read_at=NOW + 1)
+        assert settle(ledger, at, read_at=NOW) is False
+        assert all_due(ledger, NOW + 60) == [DuePerson("u-1", "cus_1", NOW + 60)]
 
     @pytest.mark.parametrize("at", [NOW, None])
     def test_of_an_unknown_person_makes_none(self, ledger: Ledger, at: int | None) -> None:
-        ledger.recheck("u-2", at)
+        assert settle(ledger, at, sub="u-2") is False
         assert ledger.person("u-2") is None
 
     def test_done_is_not_due_again(self, ledger: Ledger) -> None:
-        ledger.recheck("u-1", NOW)
+        settle(ledger, NOW)
         for each in all_due(ledger, NOW):
             assert isinstance(each, DuePerson)
             ledger.rechecked(each)
         assert all_due(ledger, NOW * 2) == []
 
     def test_done_leaves_a_newer_one(self, ledger: Ledger) -> None:
-        ledger.recheck("u-1", NOW)
-        ledger.recheck("u-1", NOW + 60)
+        settle(ledger, NOW)
+        settle(ledger, NOW + 60)
         ledger.rechecked(DuePerson("u-1", "cus_1", NOW))
         assert all_due(ledger, NOW + 60) == [DuePerson("u-1", "cus_1", NOW + 60)]
 
     def test_done_of_an_unknown_person_makes_none(self, ledger: Ledger) -> None:
         ledger.rechecked(DuePerson("u-2", "cus_1", NOW))
         assert ledger.person("u-2") is None
+
+
+class TestUnusableOrder:
+    def test_is_replaced_once_a_delivery_can_be_read(self, ledger: Ledger, order_row: Callable[[], Any]) -> None:
+        ledger.record(replace(ORDER, customer_id=None), NOW, problem="UnusableEvent: no")
+        assert ledger.record(ORDER, NOW + 60) is None
+        found = order_row()
+        assert (found["state"], found["attempts"], found["customer_id"]) == ("RECEIVED", 1, ORDER.customer_id)
+        assert "last_error" not in found
+
+    def test_replaces_none_that_can_be_read(self, ledger: Ledger, order_row: Callable[[], Any]) -> None:
+        ledger.record(ORDER, NOW)
+        assert ledger.record(ORDER, NOW + 60, problem="UnusableEvent: no") == FIRST
+        assert order_row()["state"] == "RECEIVED"
 
 
 class TestLease:
@@ -715,8 +716,8 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "claim_email": lambda ledger: ledger.claim_email("cus_1", "payer@example.com"),
     "person": lambda ledger: ledger.person("u-1"),
     "link": lambda ledger: ledger.link(["cus_1"], "u-1", replacing=None),
-    "record_change": lambda ledger: ledger.record_change("u-1", NOW, Change(None, STANDS, "", "arn:run", 5)),
-    "recheck": lambda ledger: ledger.recheck("u-1", NOW),
+    "record_change": lambda ledger: ledger.record_change("u-1", NOW, Change(None, STANDS, "", "arn:run")),
+    "settle": lambda ledger: settle(ledger, NOW),
     "rechecked": lambda ledger: ledger.rechecked(DuePerson("u-1", "cus_1", NOW)),
     "acquire": lambda ledger: ledger.acquire("u-1", "one", NOW),
     "release": lambda ledger: ledger.release("u-1", "one"),

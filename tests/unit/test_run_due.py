@@ -25,6 +25,7 @@ Json = dict[str, Any]
 
 REPOSITORY = Path(__file__).parents[2]
 NOW = 1_790_000_000
+DAY = 86_400
 SUB = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 RECHECK = f"recheck_{SUB.replace('-', '')}_{NOW}"
 
@@ -136,9 +137,9 @@ class World:
         assert self.ledger.record(order, now) is None
         return Attempt(event_id, order_id, customer_id, 1, "RECEIVED", now)
 
-    def fail(self, event_id: str = "evt_1", retry_in: int | None = 300) -> None:
+    def fail(self, event_id: str = "evt_1", retry_in: int = 300) -> None:
         """The order's run fails now, as MarkUnfulfilled records it."""
-        retry_at = None if retry_in is None else int(self.clock.now) + retry_in
+        retry_at = int(self.clock.now) + retry_in
         self.ledger.fail(event_id, execution="arn:run", error="StripeThrottled: 429", retry_at=retry_at)
 
     def has_run(self, attempts: int, event_id: str = "evt_1") -> None:
@@ -150,7 +151,11 @@ class World:
     def recheck(self, at: int, *parties: str, sub: str = SUB) -> None:
         """A person whose access changes at that moment."""
         self.ledger.link(parties or ("cus_1",), sub, replacing=None)
-        self.ledger.recheck(sub, at)
+        self.settle(at, sub)
+
+    def settle(self, recheck_at: int | None, sub: str = SUB) -> None:
+        """A run of this person ends now, with this as the next moment."""
+        self.ledger.settle(sub, read_at=int(self.clock.now), recheck_at=recheck_at, granted={"sub_1": 3})
 
     def row(self, pk: str, sk: str) -> Json:
         key = {"pk": {"S": pk}, "sk": {"S": sk}}
@@ -238,15 +243,10 @@ class TestOrder:
         assert counted() == {"DueStarted": len(due)}
 
     @pytest.mark.parametrize(
-        ("retry_in", "later", "executions"),
-        [
-            (300, 299, []),
-            (300, 300, ["evt_1-r2"]),
-            (None, 10**6, []),  # given up: an operator must look
-        ],
+        ("retry_in", "later", "executions"), [(300, 299, []), (300, 300, ["evt_1-r2"]), (1, 10**7, ["evt_1-r2"])]
     )
     def test_that_failed_is_run_when_it_is_due_again(
-        self, world: World, retry_in: int | None, later: int, executions: list[str]
+        self, world: World, retry_in: int, later: int, executions: list[str]
     ) -> None:
         world.receive()
         world.fail(retry_in=retry_in)
@@ -274,35 +274,37 @@ class TestOrder:
         expected = {"event_id": "evt_1", "order_id": "cs_1", "customer_id": None}
         assert world.machine.executions == {"evt_1-r2": expected}
 
-    def test_is_tried_up_to_the_cap_and_then_given_up_with_a_word(
-        self, world: World, counted: Callable[[], Any]
-    ) -> None:
+    def test_is_never_given_up_but_run_once_a_day_with_an_alarm(self, world: World, counted: Callable[[], Any]) -> None:
+        """Nobody says a word: neither a run that ends well, nor MarkUnfulfilled."""
         world.receive()
-        sums = []
-        for _ in range(MAX_ATTEMPTS + 2):
+        for number in range(2, MAX_ATTEMPTS + 1):
             world.clock.now += ATTEMPT_SECONDS
-            world.run_due()
-            sums.append(counted())
-        assert world.machine.calls == [f"evt_1-r{number}" for number in range(2, MAX_ATTEMPTS + 1)]
-        expected: list[Json] = [{"DueStarted": 1}] * (MAX_ATTEMPTS - 1)
-        expected += [{"DueStarted": 0, "OrderGivenUp": 1}, {"DueStarted": 0}, {"DueStarted": 0}]
-        assert sums == expected
-        order = world.order()
-        assert (order["state"], order["attempts"]) == ("UNFULFILLED", MAX_ATTEMPTS)
-        assert order["last_error"].startswith("NoAnswer: ")
-        assert order["execution"] == f"evt_1-r{MAX_ATTEMPTS}"
-        assert world.due(10**7) == []
+            assert world.run_due() == 1
+            assert world.machine.calls[-1] == f"evt_1-r{number}"
+        assert counted() == {"DueStarted": MAX_ATTEMPTS - 1}
+        world.clock.now += ATTEMPT_SECONDS
+        for number in range(MAX_ATTEMPTS + 1, MAX_ATTEMPTS + 4):
+            assert world.run_due() == 1
+            assert counted() == {"DueStarted": 1, "OrderStuck": 1}
+            assert world.machine.calls[-1] == f"evt_1-r{number}"
+            world.clock.now += DAY - 1
+            assert world.run_due() == 0
+            world.clock.now += 1
+            counted()
 
-    def test_that_is_given_up_holds_nothing_up(self, world: World) -> None:
-        exhausted, *others = in_shards(4, shard=3)
-        world.has_run(MAX_ATTEMPTS, exhausted)
+    def test_that_is_stuck_holds_nothing_up(self, world: World) -> None:
+        stuck, *others = in_shards(4, shard=3)
+        world.has_run(MAX_ATTEMPTS, stuck)
         for event_id in others:
             world.receive(event_id)
         world.clock.now += ATTEMPT_SECONDS
-        assert world.run_due() == 3
-        assert world.executions == sorted(f"{each}-r2" for each in others)
+        assert world.run_due() == 4
+        assert world.executions == sorted([f"{stuck}-r{MAX_ATTEMPTS + 1}", *(f"{each}-r2" for each in others)])
 
-    def test_that_was_fulfilled_meanwhile_is_not_given_up(self, world: World, monkeypatch: Any, module: Any) -> None:
+    @pytest.mark.parametrize("attempts", [1, MAX_ATTEMPTS])
+    def test_that_was_fulfilled_meanwhile_is_left_alone(
+        self, world: World, module: Any, monkeypatch: pytest.MonkeyPatch, attempts: int
+    ) -> None:
         class Late(Ledger):
             """The index does not know yet that the run has ended well."""
 
@@ -312,10 +314,10 @@ class TestOrder:
                     yield each
 
         monkeypatch.setattr(module, "ledger", Late(world.dynamodb, "orders"))
-        world.has_run(MAX_ATTEMPTS)
+        world.has_run(attempts)
         world.clock.now += ATTEMPT_SECONDS
         assert world.run_due() == 0
-        assert world.order()["state"] == "FULFILLED"
+        assert (world.order()["state"], world.executions) == ("FULFILLED", [])
 
 
 # ------------------------------------------------------------------ people
@@ -353,7 +355,7 @@ class TestPerson:
     def test_can_have_a_next_moment(self, world: World) -> None:
         world.recheck(NOW)
         world.run_due()
-        world.ledger.recheck(SUB, NOW + 600)
+        world.settle(NOW + 600)
         world.clock.now += 600
         assert world.run_due() == 1
         assert world.executions == [RECHECK, RECHECK.replace(str(NOW), str(NOW + 600))]
@@ -362,14 +364,14 @@ class TestPerson:
         """A run that still finds that moment as the next one must not wait for ever."""
         world.recheck(NOW)
         world.run_due()
-        world.ledger.recheck(SUB, NOW)
+        world.settle(NOW)
         world.clock.now += 300
         assert world.run_due() == 1
         assert len(world.executions) == 2
 
     def test_whose_moment_was_moved_meanwhile_is_due_then(self, world: World) -> None:
         world.recheck(NOW)
-        world.machine.meanwhile.append(lambda: world.ledger.recheck(SUB, NOW + 600))
+        world.machine.meanwhile.append(lambda: world.settle(NOW + 600))
         assert world.run_due() == 1
         assert world.due() == []
         assert SUB in world.due(600)
@@ -383,7 +385,7 @@ class TestPerson:
     def test_whose_order_could_not_be_started_is_served_by_that_order(self, world: World) -> None:
         world.recheck(NOW)
         world.machine.errors.append(refusal("ThrottlingException"))
-        with pytest.raises(StartThrottled), pytest.warns(UserWarning, match="No application metrics"):
+        with pytest.raises(StartThrottled):
             world.run_due()
         assert (world.executions, world.due()) == ([], [])
         world.clock.now += ATTEMPT_SECONDS
@@ -431,11 +433,11 @@ class TestTwoSchedulers:
         assert world.executions == [RECHECK]
         assert world.due() == []
 
-    def test_give_an_order_up_alike(self, world: World, other: list[int]) -> None:
+    def test_start_a_stuck_order_once(self, world: World, other: list[int]) -> None:
         world.has_run(MAX_ATTEMPTS)
         world.clock.now += ATTEMPT_SECONDS
-        assert world.run_due() + sum(other) == 0
-        assert (world.order()["state"], world.due(10**7)) == ("UNFULFILLED", [])
+        assert world.run_due() + sum(other) == 1
+        assert world.machine.calls == [f"evt_1-r{MAX_ATTEMPTS + 1}"]
 
 
 class TestTime:
@@ -486,8 +488,7 @@ class TestOutage:
             world.clock.now += 1
         world.clock.now += ATTEMPT_SECONDS
         world.machine.errors = [None, error]
-        # That nothing is counted is Powertools' only word here: the count is made at the end.
-        with pytest.raises(name), pytest.warns(UserWarning, match="No application metrics"):
+        with pytest.raises(name):
             world.run_due()
         assert world.executions == [f"{first}-r2"]
         assert world.due() == [third]
@@ -512,6 +513,6 @@ class TestOutage:
         world.clock.now += ATTEMPT_SECONDS
         with monkeypatch.context() as down:
             down.setattr(module, "ledger", Ledger(Broken(error), "orders"))
-            with pytest.raises(name), pytest.warns(UserWarning, match="No application metrics"):
+            with pytest.raises(name):
                 world.run_due()
         assert world.run_due() == 1

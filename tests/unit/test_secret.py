@@ -123,4 +123,8 @@ def test_is_tried_again_after_a_failure(vault: Vault, secret: Secret) -> None:
     with pytest.raises(SecretUnavailable):
         secret.text()
     vault.error = None
+    with pytest.raises(SecretUnavailable):
+        secret.text()
+    assert vault.calls == 1  # at most one call in five seconds
+    vault.now += 5
     assert secret.text() == "first"

@@ -43,6 +43,7 @@ INVOICE = {
     "currency": "usd",
     "created": NOW - 5,
 }
+UNUSABLE = {**INVOICE, "customer": {"email": EMAIL}}
 RUN = {"event_id": "evt_1", "order_id": "in_1", "customer_id": "cus_1"}
 
 
@@ -314,8 +315,10 @@ class TestFirstDelivery:
         gateway.deliver(event())
         expected = {"function": "webhook", "event_id": "evt_1", "order_id": "in_1", "execution_name": "evt_1"}
         assert json.loads(lines[-1]).items() >= expected.items()
-        gateway.ask(http_api(b"{}", None))
-        assert not {"event_id", "order_id"} & {name for name, value in json.loads(lines[-1]).items() if value}
+        gateway.ask(http_api(b"{}", None))  # the same container, another request
+        assert not {"event_id", "event_type", "order_id"} & {
+            name for name, value in json.loads(lines[-1]).items() if value
+        }
 
 
 def as_received(gateway: Gateway) -> None:
@@ -339,16 +342,13 @@ def as_unfulfilled(gateway: Gateway) -> None:
     gateway.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=NOW + 300)
 
 
-def as_given_up(gateway: Gateway) -> None:
+def as_stuck(gateway: Gateway) -> None:
+    """It has failed so often that its runs are a day apart."""
     as_ended_without_a_word(gateway)
     seen: Attempt | None = Attempt("evt_1", "in_1", "cus_1", 1, "RECEIVED", NOW)
     while seen is not None and seen.number < MAX_ATTEMPTS:
         seen = gateway.ledger.next_attempt(seen, NOW)
-    gateway.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=None)
-
-
-def as_unusable(gateway: Gateway) -> None:
-    gateway.deliver(event({**INVOICE, "customer": None}))
+    gateway.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=NOW + 86_400)
 
 
 def as_fulfilled(gateway: Gateway) -> None:
@@ -369,11 +369,10 @@ class TestRedelivery:
             (as_received, ATTEMPT_SECONDS, "accepted", ["evt_1-r2"], "RECEIVED", 2),
             (as_ended_without_a_word, ATTEMPT_SECONDS, "accepted", ["evt_1", "evt_1-r2"], "RECEIVED", 2),
             (as_unfulfilled, 0, "accepted", ["evt_1", "evt_1-r2"], "RECEIVED", 2),
-            # Whoever delivers by hand has done something about it.
-            (as_given_up, 86_400, "accepted", ["evt_1", f"evt_1-r{MAX_ATTEMPTS + 1}"], "RECEIVED", MAX_ATTEMPTS + 1),
+            # Whoever delivers by hand has done something about it: no waiting for tomorrow.
+            (as_stuck, 60, "accepted", ["evt_1", f"evt_1-r{MAX_ATTEMPTS + 1}"], "RECEIVED", MAX_ATTEMPTS + 1),
             (as_fulfilled, 0, "known", ["evt_1"], "FULFILLED", 1),
             (as_fulfilled, 86_400, "known", ["evt_1"], "FULFILLED", 1),
-            (as_unusable, 60, "known", [], "UNFULFILLED", 0),
         ],
     )
     def test_never_doubles_what_runs_or_is_done_and_restarts_what_failed(
@@ -402,6 +401,26 @@ class TestRedelivery:
         gateway.deliver(event())
         before = gateway.order()
         assert gateway.deliver(event({**INVOICE, "amount_due": 1}, pending_webhooks=0)) == 200
+        assert gateway.order() == before
+
+    def test_that_can_be_read_takes_the_place_of_one_that_could_not(
+        self, gateway: Gateway, counted: Callable[[], Any]
+    ) -> None:
+        assert gateway.deliver(event(UNUSABLE)) == 200
+        assert gateway.deliver(event()) == 200
+        assert gateway.executions == ["evt_1"]
+        order = gateway.order()
+        assert (order["state"], order["attempts"], order["party"]) == ("RECEIVED", 1, "cus_1")
+        assert "last_error" not in order
+        assert counted() == {"UnusableEvent": 1, "EventReceived": 1}
+
+    @pytest.mark.parametrize("stands", [as_running, as_unfulfilled, as_stuck, as_fulfilled])
+    def test_that_cannot_be_read_takes_the_place_of_none_that_could(
+        self, gateway: Gateway, stands: Callable[[Gateway], object]
+    ) -> None:
+        stands(gateway)
+        before = gateway.order()
+        assert gateway.deliver(event(UNUSABLE)) == 200
         assert gateway.order() == before
 
     def test_whose_next_attempt_somebody_else_has_taken_starts_none(
@@ -442,9 +461,8 @@ class TestOfNoInterest:
     def test_is_what_cannot_be_used_and_it_is_kept_for_an_operator(
         self, gateway: Gateway, counted: Callable[[], Any], lines: list[str]
     ) -> None:
-        unusable = event({**INVOICE, "customer": {"email": EMAIL}})
         for _ in range(2):
-            assert gateway.deliver(unusable) == 200
+            assert gateway.deliver(event(UNUSABLE)) == 200
             assert gateway.said == "recorded, but its content cannot be used"
         order = gateway.order()
         assert (order["state"], order["attempts"], order["party"]) == ("UNFULFILLED", 0, "in_1")
@@ -503,7 +521,7 @@ class TestRefusal:
             (written(event(type=None)), "type is missing"),
             (written(event(livemode="no")), "livemode is missing"),
             (written(event(data={})), "data.object is missing"),
-            (written(event({**INVOICE, "id": "in 1"})), "data.object.id is missing"),
+            (written(event({**INVOICE, "id": None})), "data.object.id is missing"),
             (written(event(object="v2.core.event")), "payload style"),
         ],
     )
@@ -585,6 +603,7 @@ class TestUnavailable:
         assert gateway.deliver(event()) == 503
         assert counted() == {"WebhookUnavailable": 1}
         gateway.vault.error = None
+        gateway.clock.now += 60
         assert gateway.deliver(event()) == 200
 
     @pytest.mark.parametrize("error", [RuntimeError(f"{EMAIL} {NAME}"), KeyError(EMAIL), RecursionError(EMAIL)])
@@ -637,6 +656,13 @@ class TestSecret:
             gateway.clock.now += 1
             assert gateway.deliver(event(), "whsec_forged") == 400
         assert gateway.vault.calls <= 3
+
+    def test_that_cannot_be_read_is_not_read_for_every_request_either(self, gateway: Gateway) -> None:
+        gateway.vault.error = THROTTLED
+        for _ in range(30):
+            gateway.clock.now += 1
+            assert gateway.deliver(event(), "whsec_forged") == 503
+        assert gateway.vault.calls == 6  # every five seconds: nothing can be checked until it is back
 
     def test_that_cannot_be_read_again_stays_good(self, gateway: Gateway) -> None:
         gateway.deliver(event())

@@ -74,11 +74,11 @@ class FakeLedger(Ledger):
         return True
 
     def record_change(self, sub: str, now: int, change: Change) -> None:
-        person = self.world.people.get(sub, Person(sub, frozenset()))
-        self.world.people[sub] = person if change.granted is None else replace(person, granted=change.granted)
+        """What it keeps is for operators; nothing reads it."""
 
-    def recheck(self, sub: str, at: int | None) -> None:
-        self.world.people[sub] = replace(self.world.people[sub], recheck_at=at)
+    def settle(self, sub: str, *, read_at: int, recheck_at: int | None, granted: Mapping[str, int]) -> bool:
+        self.world.people[sub] = replace(self.world.people[sub], granted=granted, recheck_at=recheck_at)
+        return True
 
     def open_orders(self, party: str, recorded_before: int) -> Iterator[str]:
         return iter(())

@@ -27,7 +27,7 @@ def with_user(status: str, quantity: int, user: User) -> World:
     world = no_user(status, quantity)
     world.users["sub-0"] = (EMAIL, user)
     world.parties["cus_1"] = Party("cus_1", "sub-0", EMAIL, EMAIL, subscribed=True)
-    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted=3)
+    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted={"sub_0": 3})
     return world
 
 
@@ -52,7 +52,7 @@ def deleted_by_hand() -> World:
     world = World({"cus_1": (EMAIL, (("active", 3),)), "cus_2": ("other@example.com", (("active", 2),))})
     for customer, (email, _) in world.stripe.items():
         world.parties[customer] = Party(customer, "sub-gone", email, email, subscribed=True)
-    world.people["sub-gone"] = Person("sub-gone", frozenset({"cus_1", "cus_2"}), granted=5)
+    world.people["sub-gone"] = Person("sub-gone", frozenset({"cus_1", "cus_2"}), granted={"sub_0": 5})
     return world
 
 
