@@ -269,8 +269,7 @@ class Gateway:
 
     def order(self, event_id: str) -> Json:
         """The order of an event."""
-        (row,) = self.rows(f"ORDER#{event_id}")
-        return row
+        return self._row(f"ORDER#{event_id}", "ORDER")
 
     def orders(self, party: str) -> list[Json]:
         """The orders of a customer or guest, oldest first."""
@@ -285,18 +284,23 @@ class Gateway:
         """The person's row of the user with this address."""
         user = self.user(email)
         assert user is not None
-        (row,) = self.rows(f"PERSON#{user.sub}")
-        return row
+        return self._row(f"PERSON#{user.sub}", "PERSON")
 
-    def set_order(self, event_id: str, **values: int | str) -> None:
+    def _row(self, pk: str, sk: str) -> Json:
+        answer = self._dynamodb.get_item(
+            TableName=self.stack.orders_table, Key={"pk": {"S": pk}, "sk": {"S": sk}}, ConsistentRead=True
+        )
+        return {name: _plain(value) for name, value in answer["Item"].items()}
+
+    def set_order(self, event_id: str, **values: Any) -> None:
         """Change fields of an order's row by hand."""
         self._set(f"ORDER#{event_id}", "ORDER", values)
 
-    def set_person(self, email: str, **values: int | str) -> None:
+    def set_person(self, email: str, **values: Any) -> None:
         """Change fields of a person's row by hand."""
         self._set(self.person(email)["pk"], "PERSON", values)
 
-    def _set(self, pk: str, sk: str, values: Mapping[str, int | str]) -> None:
+    def _set(self, pk: str, sk: str, values: Mapping[str, Any]) -> None:
         self._dynamodb.update_item(
             TableName=self.stack.orders_table,
             Key={"pk": {"S": pk}, "sk": {"S": sk}},

@@ -287,18 +287,18 @@ class TestServe:
             first = {run["name"] for run in served.executions() if "-r" not in run["name"]}
             until(lambda: {run["name"] for run in served.executions() if run["status"] == "FAILED"} >= first)
             standin("restore")
-            user = served.user("ann@example.com")
+            user = served.user("buyer@example.com")
             assert user["custom:num_dapps"] == "3"
             healed = until(lambda: {run["name"] for run in served.executions() if run["status"] == "SUCCEEDED"})
             assert first
             assert healed.isdisjoint(first)
 
-            mail = until(lambda: re.search(r"Mail to ann@example.com: temporary password (\S+)", served.said()))
+            mail = until(lambda: re.search(r"Mail to buyer@example.com: temporary password (\S+)", served.said()))
             with served.client("cognito-idp") as cognito:
                 answer = cognito.initiate_auth(
                     ClientId=served.at["user_pool_client_id"],
                     AuthFlow="USER_PASSWORD_AUTH",
-                    AuthParameters={"USERNAME": "ann@example.com", "PASSWORD": mail[1]},
+                    AuthParameters={"USERNAME": "buyer@example.com", "PASSWORD": mail[1]},
                 )
             assert answer["ChallengeName"] == "NEW_PASSWORD_REQUIRED"
 

@@ -63,11 +63,14 @@ def live(gateway: Gateway) -> list[str]:
         gateway.stack.faults.add(service, code, function=function, count=1, message=text)
         send(paid())
         gateway.stack.faults.clear()
-    # A shape that nobody expects.
+    # A shape that nobody expects, from Stripe and in the ledger.
     with pytest.MonkeyPatch.context() as patch:
         strange = {"id": EMAIL, "customer": {"email": EMAIL, "name": NAME}, "items": NAME}
         patch.setattr(StripeApi, "_page", lambda *_: {"object": "list", "data": [strange]})
         send(paid())
+    gateway.set_person(EMAIL, before_adoption={"dapp_limit": EMAIL, "payment_status": NAME})
+    send(paid())
+    gateway.set_person(EMAIL, before_adoption={})
     # What the webhook refuses or cannot use.
     for content in (
         {"id": "cs_bad", "mode": "payment", "customer_details": {"email": f'{EMAIL}"', "name": NAME}},

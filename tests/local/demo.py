@@ -31,7 +31,7 @@ from .terminal import Report
 Json = dict[str, Any]
 Found = TypeVar("Found")
 
-ANN = "ann@example.com"
+BUYER = "buyer@example.com"
 PASSWORD = "Correct-Horse-7-Battery"
 PATIENCE = 60
 """Seconds that anything may take before the demo gives up."""
@@ -83,7 +83,7 @@ LEGACY_ORDER: Json = {
 
 
 class Life:
-    """Ann, what she holds in her hands, and what can be seen of her from outside."""
+    """The customer, what they hold in their hands, and what can be seen of them from outside."""
 
     def __init__(self, account: StripeAccount, product: Product, report: Report) -> None:
         self.account = account
@@ -166,14 +166,14 @@ class Life:
         order = self.order(event_id)
         return order if order.get("state") == state else None
 
-    # ---------------------------------------------------------------- what Ann does with her access
+    # ---------------------------------------------------------------- what the customer does with their access
 
     def sign_in(self, password: str) -> Json:
         """Cognito's answer: tokens or a challenge."""
-        return self._auth("USER_PASSWORD_AUTH", USERNAME=ANN, PASSWORD=password)
+        return self._auth("USER_PASSWORD_AUTH", USERNAME=BUYER, PASSWORD=password)
 
     def refresh(self) -> Json:
-        """Tokens for the refresh token that Ann got last."""
+        """Tokens for the refresh token that they got last."""
         return self._auth("REFRESH_TOKEN_AUTH", REFRESH_TOKEN=self.refresh_token)
 
     def choose_password(self, challenge: Json) -> Json:
@@ -182,12 +182,12 @@ class Life:
             ClientId=self.stack.user_pool_client_id,
             ChallengeName=challenge["ChallengeName"],
             Session=challenge["Session"],
-            ChallengeResponses={"USERNAME": ANN, "NEW_PASSWORD": PASSWORD},
+            ChallengeResponses={"USERNAME": BUYER, "NEW_PASSWORD": PASSWORD},
         )
         return answer
 
     def check_tokens(self, answer: Json, dapps: int) -> None:
-        """The tokens are genuine and say this limit; their refresh token is the one that Ann has now."""
+        """The tokens are genuine and say this limit; their refresh token is the one that they have now."""
         tokens = answer["AuthenticationResult"]
         self.refresh_token = tokens.get("RefreshToken", self.refresh_token)
         verdict, claims = self._read(tokens["IdToken"])
@@ -233,22 +233,22 @@ def refusal(act: Callable[[], Json]) -> str:
 
 
 def buys(life: Life) -> None:
-    """Ann buys 3 dapps in Stripe Checkout"""
-    session = life.account.checkout(ANN, PRICE, 3, name="Ann")
+    """A customer buys 3 dapps in Stripe Checkout"""
+    session = life.account.checkout(BUYER, PRICE, 3, name="The Buyer")
     life.subscription = session["subscription"]
     runs = life.fulfilled_runs()
     life.check("a run went through CreateUser", any("CreateUser" in run.states for run in runs), True)
-    user = life.check_user(ANN, enabled=True, dapps=3, status="ACTIVE")
+    user = life.check_user(BUYER, enabled=True, dapps=3, status="ACTIVE")
     life.sub = user["sub"]
     life.check("custom:stripe_customer_id", user["custom:stripe_customer_id"], session["customer"])
-    life.check("welcome mails to her", life.mails(ANN), 1)
+    life.check("welcome mails to them", life.mails(BUYER), 1)
     orders = {life.order(run.name)["state"] for run in runs}
     life.check("orders in the ledger, all", orders, {"FULFILLED"})
 
 
 def signs_in(life: Life) -> None:
-    """She signs in with the mailed password and sets her own"""
-    mail = next(mail for mail in life.stack.outbox if mail.to == ANN)
+    """They sign in with the mailed password and set their own"""
+    mail = next(mail for mail in life.stack.outbox if mail.to == BUYER)
     challenge = life.sign_in(mail.temporary_password)
     life.check("challenge", challenge.get("ChallengeName"), "NEW_PASSWORD_REQUIRED")
     life.check_tokens(life.choose_password(challenge), dapps=3)
@@ -256,49 +256,49 @@ def signs_in(life: Life) -> None:
 
 
 def raises(life: Life) -> None:
-    """She raises her subscription to 5 dapps"""
+    """They raise the subscription to 5 dapps"""
     life.account.change_quantity(life.subscription, 5)
     life.fulfilled_runs()
-    life.check_user(ANN, enabled=True, dapps=5, status="ACTIVE")
+    life.check_user(BUYER, enabled=True, dapps=5, status="ACTIVE")
     life.check_tokens(life.refresh(), dapps=5)
 
 
 def cancels(life: Life) -> None:
-    """She cancels and loses access"""
+    """They cancel and lose access"""
     life.account.cancel(life.subscription)
     life.fulfilled_runs()
-    user = life.check_user(ANN, enabled=False, dapps=0, status="CANCELLED")
+    user = life.check_user(BUYER, enabled=False, dapps=0, status="CANCELLED")
     life.check("custom:disabled_by", user.get("custom:disabled_by"), "billing")
     life.check("refresh", refusal(life.refresh), REFUSED)
     life.check("sign-in", refusal(lambda: life.sign_in(PASSWORD)), REFUSED)
 
 
 def returns(life: Life) -> None:
-    """She comes back, to Stripe as a new customer in capitals"""
+    """They come back, to Stripe as a new customer in capitals"""
     first = life.account.get("subscription", life.subscription)["customer"]
-    session = life.account.checkout(ANN.upper(), PRICE, 4, name="Ann")
+    session = life.account.checkout(BUYER.upper(), PRICE, 4, name="The Buyer")
     life.subscription = session["subscription"]
     runs = life.fulfilled_runs()
     life.check("another Stripe customer", session["customer"] != first, True)
     life.check("a run went through LinkUser", any("LinkUser" in run.states for run in runs), True)
     life.check("a run went through EnableUser", any("EnableUser" in run.states for run in runs), True)
-    user = life.check_user(ANN, enabled=True, dapps=4, status="ACTIVE")
+    user = life.check_user(BUYER, enabled=True, dapps=4, status="ACTIVE")
     life.check("the same user", user["sub"], life.sub)
     life.check("custom:disabled_by", user.get("custom:disabled_by"), None)
-    life.check("welcome mails to her, as before", life.mails(ANN), 1)
+    life.check("welcome mails to them, as before", life.mails(BUYER), 1)
     life.check("refresh token from before", refusal(life.refresh), REFUSED)
     life.check_tokens(life.sign_in(PASSWORD), dapps=4)
 
 
 def meets_an_outage(life: Life) -> None:
-    """Stripe goes down in the middle of her change to 7 dapps"""
+    """Stripe goes down in the middle of their change to 7 dapps"""
     life.account.faults.outage()
     life.account.change_quantity(life.subscription, 7)
     event_id = life.account.events[-1]["id"]
     unfulfilled = life.until("the run fails", lambda: life.order_in_state(event_id, "UNFULFILLED"))
     life.check("order while Stripe is down", unfulfilled["state"], "UNFULFILLED")
     life.check("its reason", unfulfilled["last_error"], "StripeUnavailable: Stripe answered 500")
-    life.check_user(ANN, enabled=True, dapps=4, status="ACTIVE")
+    life.check_user(BUYER, enabled=True, dapps=4, status="ACTIVE")
     life.account.faults.restore()
     healed = life.until("RunDue heals it", lambda: life.order_in_state(event_id, "FULFILLED"))
     runs = life.runs()
@@ -307,7 +307,7 @@ def meets_an_outage(life: Life) -> None:
     life.check(
         "how each run ended", [run.states[-1] for run in runs], [*["NotFulfilled"] * (len(runs) - 1), "Fulfilled"]
     )
-    life.check_user(ANN, enabled=True, dapps=7, status="ACTIVE")
+    life.check_user(BUYER, enabled=True, dapps=7, status="ACTIVE")
 
 
 def is_attacked(life: Life) -> None:
@@ -317,7 +317,7 @@ def is_attacked(life: Life) -> None:
     life.check("answer", send(f"{life.stack.api}/create", "whsec_guessed", json.dumps(forged).encode(), PATIENCE), 400)
     life.check("runs", life.runs(), [])
     life.check("order in the ledger", life.order("evt_forged"), {})
-    life.check_user(ANN, enabled=True, dapps=7, status="ACTIVE")
+    life.check_user(BUYER, enabled=True, dapps=7, status="ACTIVE")
 
 
 def hears_everything_twice(life: Life) -> None:
@@ -335,9 +335,9 @@ def hears_everything_twice(life: Life) -> None:
     runs = life.fulfilled_runs()
     life.check(f"answers to {len(deliveries)} deliveries", answers, {200})
     life.check("runs of the three, one each", sorted(run.name for run in runs), sorted(held_back))
-    user = life.check_user(ANN, enabled=True, dapps=7, status="ACTIVE")
+    user = life.check_user(BUYER, enabled=True, dapps=7, status="ACTIVE")
     life.check("the same user", user["sub"], life.sub)
-    life.check("welcome mails to her, as before", life.mails(ANN), 1)
+    life.check("welcome mails to them, as before", life.mails(BUYER), 1)
 
 
 def an_old_order_arrives(life: Life) -> None:

@@ -145,7 +145,7 @@ def _hints(product: Product, *, own_stripe: bool) -> str:
         f"  and POST them to {stack.api}/create",
     ]
     if own_stripe:
-        order = json.dumps({"email": "ann@example.com", "price": PRICE, "quantity": 3})
+        order = json.dumps({"email": "buyer@example.com", "price": PRICE, "quantity": 3})
         buying = [
             "Buy 3 dapps, as a customer in Stripe Checkout:",
             f"  curl -d '{order}' {product.stripe_api}/_standin/checkout",

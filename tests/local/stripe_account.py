@@ -7,7 +7,7 @@ puts the same account behind HTTP.
     account = StripeAccount()
     product = account.create_product("Seats")
     price = account.create_price(product["id"], 900, recurring={"interval": "month"})
-    session = account.checkout("ann@example.com", price["id"], quantity=3)
+    session = account.checkout("buyer@example.com", price["id"], quantity=3)
     account.fail_payment(session["subscription"])
 """
 

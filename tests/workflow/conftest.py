@@ -47,8 +47,8 @@ ENDS_WITHIN = 30  # seconds; an execution takes far less than one
 parse = functools.cache(AmazonStateLanguageParser.parse)
 
 # Nobody else's address looks like these, so they can be searched for in everything an execution leaves behind.
-EMAIL = "zaphod.beeblebrox@heartofgold.example"
-NAME = "Zaphod Quetzalcoatl"
+EMAIL = "personal.address@mail.example"
+NAME = "Personal Name"
 
 
 class Killed(BaseException):
