@@ -27,6 +27,7 @@ _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,70}", re.ASCII)
 
 _METADATA_KEYS, _METADATA_KEY = 50, 40  # Stripe's own bounds
 _TEXT = 500
+_ITEMS = 100  # an order must fit a DynamoDB item; what it says of goods is a note, except for legacy orders
 
 # Tie-break between two versions of a legacy order with the same `updated`.
 _LEGACY_RANK = {"created": 0, "paid": 1, "fulfilled": 1, "canceled": 2, "returned": 3}
@@ -429,7 +430,7 @@ def _metadata(content: Mapping[str, Any]) -> dict[str, str]:
     value = content.get("metadata")
     if not isinstance(value, Mapping):
         return {}
-    texts = [(key, text) for key, text in value.items() if isinstance(text, str)]
+    texts = [(key, text) for key, text in value.items() if key and isinstance(text, str)]
     return {_clean(str(key))[:_METADATA_KEY]: _clean(text) for key, text in texts[:_METADATA_KEYS]}
 
 
@@ -450,7 +451,7 @@ def _items(rows: list[Mapping[str, Any]]) -> tuple[OrderItem, ...]:
         price = _reference(row.get("price")) or _reference(moved) or _reference(row.get("plan"))
         if price is not None:
             found.append(OrderItem(price, _whole(row, "quantity")))
-    return tuple(found)
+    return tuple(found[:_ITEMS])
 
 
 def _legacy_items(content: Mapping[str, Any]) -> tuple[OrderItem, ...]:
@@ -458,6 +459,8 @@ def _legacy_items(content: Mapping[str, Any]) -> tuple[OrderItem, ...]:
     rows = content.get("items")
     if not isinstance(rows, list):
         raise UnusableEvent("the order has no list of items")
+    if len(rows) > _ITEMS:
+        raise UnusableEvent(f"the order has more than {_ITEMS} items")
     found = []
     for row in rows:
         if not isinstance(row, Mapping):

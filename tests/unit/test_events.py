@@ -757,3 +757,12 @@ def test_any_object_is_read_or_unusable(event_type: str, content: dict[str, Any]
         assert MARKER not in str(error)
     else:
         assert found is None
+
+
+def test_an_order_always_fits_the_ledger() -> None:
+    rows = [{"id": f"il_{number}", "price": {"id": "price_1"}, "quantity": 1} for number in range(500)]
+    found = read("invoice.paid", {**SAMPLES["invoice.paid"], "lines": {"data": rows}, "metadata": {"": "nameless"}})
+    assert found is not None
+    assert (len(found.items), found.metadata) == (100, {})
+    with pytest.raises(UnusableEvent, match="more than 100 items"):
+        read("order.updated", {**LEGACY_ORDER, "items": LEGACY_ORDER["items"] * 50})
