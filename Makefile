@@ -43,9 +43,10 @@ lint: .venv/ready
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 -m "not exhaustive" --cov --cov-report=
+	.venv/bin/pytest -n 2 --dist loadfile --ignore tests/workflow/test_interleavings.py --cov --cov-report=
 	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
 	.venv/bin/coverage report --fail-under=90
+	.venv/bin/pytest -n 2 -m "not exhaustive" tests/workflow/test_interleavings.py
 
 ## make test-exhaustive  every interleaving with a kill at every point, for two customers too (minutes)
 .PHONY: test-exhaustive
@@ -61,7 +62,7 @@ validate: .venv-sam/ready
 .PHONY: test-built
 test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
-	E2E_BUILT=build/first/.aws-sam/build E2E_PYTHON=.venv-runtime/bin/python .venv/bin/pytest -n 2 tests/e2e \
+	E2E_BUILT=build/first/.aws-sam/build E2E_PYTHON=.venv-runtime/bin/python .venv/bin/pytest -n 2 --dist loadfile tests/e2e \
 		--ignore tests/e2e/test_demo.py --ignore tests/e2e/test_local_stack.py
 
 ## make diagram          draws the state machine into the README

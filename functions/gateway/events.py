@@ -118,10 +118,12 @@ def envelope(event: object) -> Envelope:
     if not isinstance(content, Mapping):
         raise UnreadableEnvelope("data.object is missing")
     account = event.get("account")
+    if account is not None and not isinstance(account, str):
+        raise UnreadableEnvelope("account is not text")
     object_id = content.get("id")
     if event_type in _READERS and not (isinstance(object_id, str) and object_id):
         raise UnreadableEnvelope("data.object.id is missing")
-    return Envelope(event_id, event_type, livemode, account if isinstance(account, str) else None, content)
+    return Envelope(event_id, event_type, livemode, account, content)
 
 
 def order(event: Envelope) -> Order | None:

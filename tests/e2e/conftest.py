@@ -1,6 +1,6 @@
 """What the end-to-end tests share: the product on its local stack, with a Stripe beside it, over HTTP.
 
-    E2E_BUILT=.aws-sam/build E2E_PYTHON=build/lambda/bin/python pytest tests/e2e
+    E2E_BUILT=.aws-sam/build E2E_PYTHON=.venv-runtime/bin/python pytest tests/e2e
 
 runs the same tests on what `sam build` made; E2E_PYTHON then names an interpreter that has only what Lambda gives
 (awslambdaric and boto3).
@@ -414,7 +414,7 @@ class Gateway:
         return self.stack.client("dynamodb")
 
 
-def _plain(value: Json) -> Any:
+def _plain(value: Any) -> Any:
     return _whole(_from_dynamo(value))
 
 

@@ -1,6 +1,7 @@
 """What happens at Stripe in a customer's life, and how their user stands then."""
 
 import time
+from typing import Literal
 
 import pytest
 from botocore.exceptions import ClientError
@@ -209,7 +210,9 @@ def test_in_grace_the_limit_is_kept_and_never_raised(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("end", ["unpaid", "canceled"])
-def test_whoever_never_pays_is_disabled_and_enabled_again_when_they_do(gateway: Gateway, end: str) -> None:
+def test_whoever_never_pays_is_disabled_and_enabled_again_when_they_do(
+    gateway: Gateway, end: Literal["unpaid", "canceled"]
+) -> None:
     email = f"{end}@example.com"
     subscription = gateway.subscriber(email, 3)["subscription"]
     gateway.stripe.fail_payment(subscription)

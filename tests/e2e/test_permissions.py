@@ -35,7 +35,7 @@ class Driven(NamedTuple):
     """What a stack did, and what it would have been allowed to do: action and resource, by logical id."""
 
     did: dict[str, set[tuple[str, str | None]]]
-    may: dict[str, set[tuple[str, str | None]]]
+    may: dict[str, set[tuple[str, str]]]
     denied: list[Call]
 
 

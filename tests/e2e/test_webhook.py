@@ -307,6 +307,7 @@ UNUSABLE: list[tuple[str, Json, str]] = [
     (ORDERED, legacy(items=MARKER), "list of items"),
     (ORDERED, legacy(items=[MARKER]), "not an object"),
     (ORDERED, legacy(items=[None]), "not an object"),
+    (ORDERED, legacy(items=legacy()["items"] * 1_000), "more than 100 items"),
     (ORDERED, of_item(parent=None), "sku"),
     (ORDERED, of_item(parent=7), "sku"),
     (ORDERED, of_item(parent=""), "sku"),
@@ -344,17 +345,24 @@ def test_what_cannot_be_used_is_an_unfulfilled_order_with_its_reason(
     assert gateway.emails() == users
 
 
-CLAIMS: list[Json] = [
-    {"items": {"data": [{"price": {"id": "price_by_id"}, "quantity": quantity}]}}
-    for quantity in (9_999, 0, -5, 2.5, "7", None, [1], 10**30, 1e300)
-]
-CLAIMS += [{"items": items} for items in (None, [], "x", 7, {"data": None}, {"data": [None, 7, {"price": 7}]})]
-CLAIMS += [{"currency": currency} for currency in ("jpy", "eur", "", None, 7, ["usd"], "x" * 20_000)]
-CLAIMS += [{"metadata": metadata} for metadata in (None, [], "x", {"a": 1}, {"k" * 99: "v" * 9_999})]
-CLAIMS += [{"created": created} for created in (None, -1, 1.5, "now", 10**30)]
-CLAIMS += [{"status": status} for status in ("canceled", "active", "teleported", 7, None)]
+CLAIMED: dict[str, list[Any]] = {
+    "items": [
+        *(
+            {"data": [{"price": {"id": "price_by_id"}, "quantity": quantity}]}
+            for quantity in (9_999, 0, -5, 2.5, "7", None, [1], 10**30, 1e300)
+        ),
+        *(None, [], "x", 7, {"data": None}, {"data": [None, 7, {"price": 7}]}),
+    ],
+    "currency": ["jpy", "eur", "", None, 7, ["usd"], "x" * 20_000],
+    "metadata": [
+        *(None, [], "x", {"a": 1}, {"k" * 99: "v" * 9_999}),
+        *({"name": text} for text in ("Zoë 🎉 \x00\u202e", "漢字", "' OR 1=1 --", "${jndi:x}", "\ud800")),
+    ],
+    "created": [None, -1, 1.5, "now", 10**30],
+    "status": ["canceled", "active", "teleported", 7, None],
+}
+CLAIMS: list[Json] = [{name: value} for name, values in CLAIMED.items() for value in values]
 CLAIMS += [{"amount": -1.5, "object": 7, "livemode": True, "cancel_at": 1, "ended_at": 1, "quantity": -1}]
-CLAIMS += [{"metadata": {"name": text}} for text in ("Zoë 🎉 " + "\u0000\u202e", "漢字", "' OR 1=1 --", "${jndi:x}")]
 
 
 @pytest.fixture(scope="module")
@@ -548,7 +556,8 @@ def test_many_identical_deliveries_at_once_are_one_order_and_one_run(gateway: Ga
 
     def deliver(_: int) -> Answer:
         # Beyond the reserved concurrency API Gateway answers 503, and Stripe delivers again.
-        return until(lambda: found if (found := gateway.send(event)).status != 503 else None)
+        answer: Answer = until(lambda: found if (found := gateway.send(event)).status != 503 else None)
+        return answer
 
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(deliver, range(20)))

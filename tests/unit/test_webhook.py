@@ -29,8 +29,8 @@ REPOSITORY = Path(__file__).parents[2]
 NOW = 1_790_000_000
 SECRET = "whsec_first"
 NEW_SECRET = "whsec_second"
-EMAIL = "personal.address@mail.example"
-NAME = "Personal Name"
+EMAIL = "markedmailbox@markeddomain.example"
+NAME = "Markedgiven Markedfamily"
 CONTEXT = SimpleNamespace(function_name="webhook")
 
 INVOICE = {

@@ -47,8 +47,8 @@ ENDS_WITHIN = 30  # seconds; an execution takes far less than one
 parse = functools.cache(AmazonStateLanguageParser.parse)
 
 # Nobody else's address looks like these, so they can be searched for in everything an execution leaves behind.
-EMAIL = "personal.address@mail.example"
-NAME = "Personal Name"
+EMAIL = "markedmailbox@markeddomain.example"
+NAME = "Markedgiven Markedfamily"
 
 
 class Killed(BaseException):
