@@ -62,7 +62,7 @@ validate: .venv-sam/ready
 .PHONY: test-built
 test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
-	E2E_BUILT=build/first/.aws-sam/build E2E_PYTHON=.venv-runtime/bin/python .venv/bin/pytest -n 2 --dist loadfile tests/e2e \
+	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python .venv/bin/pytest -n 2 --dist loadfile tests/e2e \
 		--ignore tests/e2e/test_demo.py --ignore tests/e2e/test_local_stack.py
 
 ## make diagram          draws the state machine into the README

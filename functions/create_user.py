@@ -11,8 +11,8 @@ from typing import Any
 
 from gateway import aws
 from gateway.errors import EmailUnusable, UserExists
-from gateway.ledger import Ledger, Party
-from gateway.people import user_of
+from gateway.ledger import Ledger
+from gateway.people import left_behind, user_of
 from gateway.settings import required
 from gateway.step import Run, step
 from gateway.users import Users
@@ -31,6 +31,12 @@ def handler(run: Run) -> dict[str, Any]:
             return run.change_so_far
         if party.email is None:
             raise EmailUnusable(f"{party.id} has no usable e-mail address; set one in Stripe, then resend the event")
+        others = left_behind(party, ledger)
+        parties = [party.id, *(other.id for other in others)]
+        for made in (user_of(other, users) for other in others):
+            if made.claimed and made.sub is not None:  # by a run of theirs that was killed
+                ledger.link(parties, made.sub, replacing=party.sub)
+                return run.change_so_far
         ledger.claim_email(party.id, party.email)
         try:
             sub = users.create(
@@ -41,15 +47,8 @@ def handler(run: Run) -> dict[str, Any]:
             )
         except UserExists:
             return run.change_so_far
-        if not ledger.link([party.id, *_left_behind(party)], sub, replacing=party.sub):
+        if not ledger.link(parties, sub, replacing=party.sub):
             return run.change_so_far
         after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
         ledger.record_change(sub, now, run.change(None, after))
     return run.changed(after)
-
-
-def _left_behind(party: Party) -> list[str]:
-    """The other customers whose links point to the same user that was deleted by hand: they follow."""
-    gone = ledger.person(party.sub) if party.sub is not None else None
-    others = sorted(gone.parties - {party.id}) if gone is not None else []
-    return [other for other in others if ledger.party(other).sub == party.sub]

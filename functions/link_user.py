@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway import aws
 from gateway.ledger import Ledger
-from gateway.people import user_of
+from gateway.people import left_behind, user_of
 from gateway.settings import required
 from gateway.step import Run, shape, step
 from gateway.users import Users
@@ -27,5 +27,6 @@ def handler(run: Run) -> dict[str, Any]:
         user = user_of(party, users)
         if party.subject != subject or user.facts() != run.seen or user.sub is None:
             return run.change_so_far
-        ledger.link([party.id], user.sub, replacing=party.sub, before=None if user.ours else shape(user.facts()))
+        parties = [party.id, *(other.id for other in left_behind(party, ledger))]
+        ledger.link(parties, user.sub, replacing=party.sub, before=None if user.ours else shape(user.facts()))
     return run.changed(shape(run.seen))

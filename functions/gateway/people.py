@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from gateway.access import User
-from gateway.ledger import Party
+from gateway.ledger import Ledger, Party
 from gateway.users import Users
 
 
@@ -26,3 +26,10 @@ def user_of(party: Party, users: Users) -> User:
         if user is not None:
             return user
     return User(exists=False)
+
+
+def left_behind(party: Party, ledger: Ledger) -> list[Party]:
+    """The other customers whose links point to the same user that was deleted by hand: they follow."""
+    gone = ledger.person(party.sub) if party.sub is not None else None
+    others = sorted(gone.parties - {party.id}) if gone is not None else []
+    return [other for other in map(ledger.party, others) if other.sub == party.sub]
