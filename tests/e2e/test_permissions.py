@@ -53,6 +53,12 @@ def drive_every_path(gateway: Gateway) -> None:
     gateway.delete_by_hand("person@example.com")
     stripe.change_quantity(second["subscription"], 4)
     gateway.settle()
+    # … or, when a person made one with that address meanwhile, joined.
+    again = gateway.buy("again@example.com", 1)
+    gateway.delete_by_hand("again@example.com")
+    gateway.make_user("again@example.com")
+    stripe.change_quantity(again["subscription"], 2)
+    gateway.settle()
     # A guest pays once: the purchase is remembered.
     gateway.buy("guest@example.com", 1, gateway.one_time_seat, mode="payment")
     # A moment that Stripe does not announce: RunDue makes an order of it.
