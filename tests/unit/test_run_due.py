@@ -1,12 +1,10 @@
 """run_due.handler: what is due is started once, whoever looks, and what cannot be started now is due again."""
 
-import importlib.util
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -19,33 +17,14 @@ from gateway.errors import GatewayError, LedgerThrottled, LedgerUnavailable, Sta
 from gateway.events import Order
 from gateway.fulfillment import Fulfillment
 from gateway.ledger import ATTEMPT_SECONDS, DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
-from tests.local.template import Template
+from tests.handlers import imported
 
 Json = dict[str, Any]
 
-REPOSITORY = Path(__file__).parents[2]
 NOW = 1_790_000_000
 DAY = 86_400
 SUB = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
 RECHECK = f"recheck_{SUB.replace('-', '')}_{NOW}"
-
-
-def imported(function: str) -> ModuleType:
-    """A function's module, as a copy of our own, with exactly the environment that template.yaml gives it."""
-    template = Template(REPOSITORY / "template.yaml", {})
-    for name in template.resources:
-        template.created(name, name, Arn=f"arn:aws:local:us-east-1:123456789012:{name}")
-    properties = template.resolve(template.resources[function].properties)
-    file = properties["Handler"].removesuffix(".handler")
-    spec = importlib.util.spec_from_file_location(f"unit_{file}", REPOSITORY / "functions" / f"{file}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in properties["Environment"]["Variables"].items():
-            patched.setenv(name, value)
-        spec.loader.exec_module(module)
-    return module
 
 
 @dataclass

@@ -1,13 +1,11 @@
 """webhook.handler: whatever arrives at POST /create, in this process, signed as Stripe signs."""
 
 import base64
-import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -21,11 +19,10 @@ from gateway.events import Purchase
 from gateway.fulfillment import Fulfillment
 from gateway.ledger import ATTEMPT_SECONDS, MAX_ATTEMPTS, Attempt, Ledger
 from gateway.secret import Secret
-from tests.local.template import Template
+from tests.handlers import imported
 
 Json = dict[str, Any]
 
-REPOSITORY = Path(__file__).parents[2]
 NOW = 1_790_000_000
 SECRET = "whsec_first"
 NEW_SECRET = "whsec_second"
@@ -45,24 +42,6 @@ INVOICE = {
 }
 UNUSABLE = {**INVOICE, "customer": {"email": EMAIL}}
 RUN = {"event_id": "evt_1", "order_id": "in_1", "customer_id": "cus_1"}
-
-
-def imported(function: str) -> ModuleType:
-    """A function's module, as a copy of our own, with exactly the environment that template.yaml gives it."""
-    template = Template(REPOSITORY / "template.yaml", {})
-    for name in template.resources:
-        template.created(name, name, Arn=f"arn:aws:local:us-east-1:123456789012:{name}")
-    properties = template.resolve(template.resources[function].properties)
-    file = properties["Handler"].removesuffix(".handler")
-    spec = importlib.util.spec_from_file_location(f"unit_{file}", REPOSITORY / "functions" / f"{file}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patched:
-        for name, value in properties["Environment"]["Variables"].items():
-            patched.setenv(name, value)
-        spec.loader.exec_module(module)
-    return module
 
 
 @dataclass
