@@ -9,18 +9,23 @@ raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, Ledge
 import time
 from typing import Any
 
+from aws_lambda_powertools.metrics import MetricUnit
+
 from gateway import aws
+from gateway.access import MAIL_RETRY, Invitation
 from gateway.errors import EmailUnusable, UserExists
 from gateway.ledger import Ledger
 from gateway.people import left_behind, user_of
 from gateway.settings import required
 from gateway.step import Run, step
+from gateway.telemetry import count, logger, metrics
 from gateway.users import Users
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 
 
+@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())
@@ -39,7 +44,7 @@ def handler(run: Run) -> dict[str, Any]:
                 return run.change_so_far
         ledger.claim_email(party.id, party.email)
         try:
-            sub = users.create(
+            sub, mailed = users.create(
                 party.email,
                 dapp_limit=run.target.dapp_limit,
                 payment_status=run.target.payment_status,
@@ -51,4 +56,8 @@ def handler(run: Run) -> dict[str, Any]:
             return run.change_so_far
         after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
         ledger.record_change(sub, now, run.change(None, after))
+        if not mailed:
+            logger.error("MailFailed: the user is there, but the invitation did not leave; it is sent again")
+            metrics.add_metric("MailFailed", MetricUnit.Count, 1)
+            ledger.invited(sub, Invitation(retry_at=now + MAIL_RETRY))
     return run.changed(after)

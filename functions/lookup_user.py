@@ -1,27 +1,68 @@
 """LookupUser: which Cognito user is this person, and how should they look?
 
 in      the run, with billing.access
-out     {"user": access.User with comped and held, "target": access.Target}; an unknown user is a fact
-raises  CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing); CognitoRejected (lasting)
+out     {"user": access.User with comped and held, "target": access.Target, "invite": send the invitation again,
+         "rename": give the user the payer's new address}; an unknown user is a fact
+raises  CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
+        CognitoRejected, LedgerRejected (lasting)
 """
 
+import time
 from dataclasses import asdict
 from typing import Any
 
+from aws_lambda_powertools.metrics import MetricUnit
+
 from gateway import aws
-from gateway.access import target
-from gateway.ledger import Ledger
+from gateway.access import User, invitation_due, target
+from gateway.events import PAYMENTS
+from gateway.ledger import Ledger, Party, Person
 from gateway.people import user_of
-from gateway.settings import required
+from gateway.settings import one_of, required, whole_number
 from gateway.step import Run, step
+from gateway.telemetry import count, logger, metrics
 from gateway.users import Users
+
+GOVERN = one_of("ADOPTED_USERS", "grant", "govern") == "govern"
+FOLLOW = one_of("EMAIL_CHANGE", "flag", "follow") == "follow"
+VALIDITY = whole_number("INVITATION_DAYS") * 86_400
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 
 
+@count
 @step
 def handler(run: Run) -> dict[str, Any]:
-    user = user_of(ledger.party(run.party), users)
+    party = ledger.party(run.party)
+    user = user_of(party, users)
     person = ledger.person(user.sub) if user.linked and user.sub is not None else None
-    return {"user": user.facts(), "target": asdict(target(run.access, person.before if person else None))}
+    paying = person is not None and bool(run.access.wanted)
+    return {
+        "user": user.facts(),
+        "target": asdict(target(run.access, person.before if person is not None and not GOVERN else None)),
+        "invite": person is not None and paying and _invite(run, user, person),
+        "rename": person is not None and paying and user.renamed and _rename(party, user, person),
+    }
+
+
+def _invite(run: Run, user: User, person: Person) -> bool:
+    """Whether this run is to send the invitation again. Which event the run is about is read only if that decides."""
+    now = int(time.time())
+    if not invitation_due(user, person.invitation, now, VALIDITY, run.order_id):
+        return False
+    payment = run.order_id if ledger.received(run.event_id).event_type in PAYMENTS else None
+    return invitation_due(user, person.invitation, now, VALIDITY, payment)
+
+
+def _rename(party: Party, user: User, person: Person) -> bool:
+    """Whether the user is to follow the payer's address: only one whom this payer alone made, and to a free address."""
+    if party.email is not None and users.find(party.email) is not None:
+        logger.error("EmailConflict: the new address of %s belongs to another user", party.id)
+        metrics.add_metric("EmailConflict", MetricUnit.Count, 1)
+        return False
+    if FOLLOW and user.ours and person.parties == {party.id}:
+        return True
+    logger.warning("EmailDiffers: %s has another address in Stripe than their user", party.id)
+    metrics.add_metric("EmailDiffers", MetricUnit.Count, 1)
+    return False

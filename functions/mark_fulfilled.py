@@ -1,8 +1,10 @@
-"""MarkFulfilled: nothing is missing, so this order is done, and so is every order recorded before of the same people.
+"""MarkFulfilled: nothing is missing, so a change of access is told to others, and this order is done, and so is every
+order recorded before of the same people.
 
 in      the run
 out     {"outcome": why nothing is missing, "closed": number of orders}
-raises  LedgerThrottled, LedgerUnavailable (passing)
+raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable, NoticeThrottled,
+        NoticeUnavailable (passing); NoticeRejected (lasting)
 """
 
 import time
@@ -11,12 +13,21 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import access, aws
-from gateway.ledger import CLOCK_SKEW, Ledger
-from gateway.settings import required
-from gateway.step import Run, step
+from gateway.ledger import CLOCK_SKEW, Ledger, Person
+from gateway.notices import Notices
+from gateway.settings import one_of, optional, required
+from gateway.step import Run, shape, step
 from gateway.telemetry import count, metrics
+from gateway.users import Users
+
+WITH_EMAIL = one_of("EMAIL_IN_EVENTS", "false", "true") == "true"
+TOPIC = optional("PAYMENT_STATUS_TOPIC_ARN")
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
+notices = Notices(
+    aws.client("events"), required("EVENT_BUS_NAME"), aws.client("sns") if TOPIC is not None else None, TOPIC
+)
 
 
 @count
@@ -24,16 +35,59 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())
     outcome = access.outcome(run.access, run.user)
+    person = ledger.person(run.sub) if run.user.linked else None
+    if person is not None and person.told != shape(run.seen):
+        _tell(run, outcome, now)
     ending = {"execution": run.execution, "outcome": outcome, "reason": run.access.reason, **run.change_so_far}
     closed = 0
     for party in run.parties:
         for event_id in ledger.open_orders(party, run.read_at - CLOCK_SKEW):
             closed += ledger.close(event_id, now, **ending)
-    person = ledger.person(run.sub) if run.user.linked else None
-    settled = (run.access.units, None, None)
-    if person is not None and (person.granted, person.recheck_at, run.access.recheck_at) != settled:
-        ledger.settle(person.sub, read_at=run.read_at, recheck_at=run.access.recheck_at, granted=run.access.units)
+    if person is not None:
+        _settle(run, person)
     # Last: as long as this order is open, a run that dies here is run again and closes the rest.
     closed += ledger.close(run.event_id, now, **ending)
     metrics.add_metric("OrderFulfilled", MetricUnit.Count, closed)
+    if outcome in ("held", "comped") and run.access.wanted:
+        metrics.add_metric(f"{outcome.capitalize()}Paying", MetricUnit.Count, 1)
     return {"outcome": outcome, "closed": closed}
+
+
+def _settle(run: Run, person: Person) -> None:
+    """Keep what the access consists of, and when it is to be looked at again."""
+    invitation = person.invitation
+    mail_at = invitation.retry_at if invitation.resent < access.MAX_INVITATIONS else None
+    recheck_at = min((at for at in (run.access.recheck_at, mail_at) if at is not None), default=None)
+    if (person.granted, person.recheck_at) != (run.access.units, recheck_at) or recheck_at is not None:
+        ledger.settle(person.sub, read_at=run.read_at, recheck_at=recheck_at, granted=run.access.units)
+
+
+def _tell(run: Run, outcome: str, now: int) -> None:
+    """Publish how the user's access changed since it was published last.
+
+    Under the lease, with the user read once more: concurrent runs of one purchase tell it once, and none tells what is
+    no longer so. A kill between publishing and writing it down repeats the notice, with the same id.
+    """
+    with ledger.lease(run.sub, run.owner, now):
+        person, user = ledger.person(run.sub), users.get(run.sub)
+        after = shape(user.facts()) if user is not None else None
+        if person is None or after is None or person.told == after:
+            return
+        reason = run.access.reason if outcome in ("enabled", "disabled") else f"{outcome}; {run.access.reason}"
+        email = users.email(run.sub) if WITH_EMAIL or TOPIC is not None else None
+        if TOPIC is not None and email is not None:
+            notices.message(after["payment_status"], email)
+        notices.publish(
+            {
+                "id": f"{run.sub}-{person.tellings + 1}",
+                "sub": run.sub,
+                **({"email": email} if WITH_EMAIL else {}),
+                "customer": run.customer_id,
+                "before": person.told,
+                "after": after,
+                "reason": reason,
+                "event_id": run.event_id,
+                "at": now,
+            }
+        )
+        ledger.told(run.sub, after, person.tellings + 1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from aws_lambda_powertools.metrics import MetricUnit
+from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from gateway import aws, events, signature
 from gateway.errors import GatewayError, NotAuthentic, UnreadableEnvelope, UnusableEvent
@@ -58,6 +58,9 @@ def _receive(request: Mapping[str, Any]) -> str:
         return _ignored("WrongMode", "an event of the other mode")
     if envelope.account is not None:
         return _ignored("OtherAccount", "an event of another account")
+    if (metric := events.notice(envelope)) is not None:
+        logger.warning("%s: %s", metric, envelope.object.get("id"))
+        return _ignored(metric, "noted; it changes nobody's access")
     try:
         order = events.order(envelope)
     except UnusableEvent as error:
@@ -66,7 +69,7 @@ def _receive(request: Mapping[str, Any]) -> str:
         logger.error("UnusableEvent: %s", error)
         return "recorded, but its content cannot be used"
     if order is None:
-        return _ignored("IgnoredEvent", "an event of no interest")
+        return _of_no_interest(envelope.type)
     ledger.remember_purchase(order)
     now = int(time.time())  # after the purchase is known: no run that read before may close this order
     known = ledger.record(order, now)
@@ -128,6 +131,14 @@ def _ignored(metric: str, message: str) -> str:
     _count(metric)
     logger.info(message)
     return message
+
+
+def _of_no_interest(event_type: str) -> str:
+    """Counted by type: one that turns up often is on the endpoint's list for nothing, or a rule is missing."""
+    with single_metric("IgnoredEvent", MetricUnit.Count, 1) as metric:
+        metric.add_dimension("event_type", event_type)
+    logger.info("an event of no interest")
+    return "an event of no interest"
 
 
 def _refusal(status: int, metric: str, message: str) -> dict[str, Any]:

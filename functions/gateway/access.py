@@ -10,12 +10,21 @@ from typing import Any, Literal
 
 Status = Literal["ACTIVE", "LAPSED", "FAILED", "CANCELLED"]
 
+# What the operator wants done about something that Stripe tells: nothing, an alarm, or access taken away.
+Reaction = Literal["ignore", "flag", "revoke"]
+
+MarkKind = Literal["refunded", "disputed", "dispute_lost", "fraud_warning", "customer_deleted"]
+
 # A trial that Stripe still calls "trialing" this long after its end means that we missed an event, not that
 # Stripe is late.
 TRIAL_END_SLACK = 3600
 
 # A live subscription that cannot be told is looked at again after this long, although Stripe sends nothing.
 LOOK_AGAIN = 3600
+
+# An invitation that did not leave is sent again after this long; any is sent again at most this often.
+MAIL_RETRY = 3600
+MAX_INVITATIONS = 3
 
 # Reported when nothing gives access: the one that needs attention most comes first.
 _WORST_FIRST: tuple[Status, ...] = ("FAILED", "LAPSED", "CANCELLED")
@@ -27,6 +36,13 @@ class Policy:
 
     grace: int  # seconds
     max_dapps: int
+    written_off: Reaction = "revoke"
+    paused_collection: Reaction = "ignore"
+    refunded: Reaction = "revoke"
+    disputed: Reaction = "flag"
+    dispute_lost: Reaction = "revoke"
+    fraud_warning: Reaction = "flag"
+    customer_deleted: Reaction = "revoke"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +50,21 @@ class Item:
     """One line of a subscription or purchase.
 
     `dapps` is the mapping as text, from price, product or DappPrices: units per quantity. None: the price is not
-    named, so it belongs to another product of the account and gives nothing.
+    named, so it belongs to another product of the account and gives nothing; unless it is `stray`: its product is
+    mapped by another price, so that the mapping was forgotten.
     """
 
     price: str
-    quantity: int | None
+    quantity: int | None  # of a metered price: the quantity that its metadata declares
     dapps: str | None
     divide_by: int = 1  # transform_quantity
     round_up: bool = False
+    stray: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says anything about access."""
+        return self.dapps is not None or self.stray
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,12 @@ class Subscription:
     ends_at: int | None = None  # cancel_at, or the period's end when cancel_at_period_end
     ended_for_nonpayment: bool = False
     period_start: int | None = None
+    period_end: int | None = None
     first_unpaid: int | None = None  # when the earliest open, attempted invoice was due
+    pause: str = ""  # pause_collection.behavior
+    period_unpaid: bool = False  # paused, and nobody paid for the current period
+    written_off: bool = False  # the latest finalized invoice is uncollectible, or void after a failed payment
+    settled: bool = False  # the latest finalized invoice is paid
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +93,20 @@ class Purchase:
     id: str
     status: str
     items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that speaks against what a charge paid for: `of` is a subscription or a purchase.
+
+    `until` is the end of the period that the charge paid for; what comes after it is paid by another charge. A deleted
+    customer is a mark on everything of theirs, under the customer's `id`.
+    """
+
+    id: str
+    kind: MarkKind
+    of: str
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +132,8 @@ class User:
     """What the rules need of a Cognito user: flags and numbers, no personal data.
 
     `dapp_limit` is -1 when the attribute is not set. `linked`: the payer of this run is linked to the user.
-    `claimed`: not linked yet, but made for this payer by a run that was killed.
+    `claimed`: not linked yet, but made for this payer by a run that was killed. `invited`: never signed in, so the
+    temporary password of the invitation is the only one. `renamed`: Stripe has another address of the payer.
     """
 
     exists: bool
@@ -102,6 +145,9 @@ class User:
     provider: str = ""
     dapp_limit: int = -1
     payment_status: str = ""
+    created_at: int = 0
+    invited: bool = False
+    renamed: bool = False
 
     @property
     def comped(self) -> bool:
@@ -132,6 +178,20 @@ class Before:
 
 
 @dataclass(frozen=True, slots=True)
+class Invitation:
+    """What is known of a user's invitations besides that of their creation.
+
+    `sent_at` is 0 until one was sent again, `resent` says how often, `paid_by` the order that the last one answered.
+    `retry_at`: the last one did not leave.
+    """
+
+    sent_at: int = 0
+    resent: int = 0
+    paid_by: str = ""
+    retry_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Target:
     """How the user should look; a `dapp_limit` of -1 is no limit attribute."""
 
@@ -151,7 +211,7 @@ class _Verdict:
     units: int = 0
     until: int | None = None
     undecided: bool = False
-    alarm: str | None = None
+    alarms: tuple[str, ...] = ()
 
 
 def decide(
@@ -160,6 +220,7 @@ def decide(
     now: int,
     policy: Policy,
     granted: Mapping[str, int] | None = None,
+    marks: Iterable[Mark] = (),
 ) -> Access:
     """The access of one person: any yes is yes with the sum of the units; otherwise any no is no; otherwise None.
 
@@ -167,15 +228,19 @@ def decide(
     something alive cannot be told, nothing is lowered or taken away.
     """
     known = granted or {}
+    in_force = [mark for mark in marks if mark.until is None or now < mark.until]
     verdicts = [
-        verdict
+        _marked(verdict, in_force, policy)
         for verdict in (
             *(_of_subscription(each, now, policy, known) for each in subscriptions),
             *(_of_purchase(each) for each in purchases),
         )
         if verdict is not None
     ]
-    alarms = {each.alarm for each in verdicts if each.alarm is not None}
+    # Stripe ends the subscriptions of a customer who is deleted, and need not show them any more.
+    deleted = {mark.id for mark in in_force if mark.kind == "customer_deleted"}
+    verdicts += [_Verdict(each, False, "CANCELLED", f"{each} deleted") for each in sorted(deleted)]
+    alarms = {alarm for each in verdicts for alarm in each.alarms}
     if not verdicts and known:
         alarms.add("what was granted is mapped to no dapps any more")
     yes = [each for each in verdicts if each.wanted]
@@ -197,7 +262,7 @@ def decide(
         return Access(True, status, total, reason, recheck_at, units, tuple(sorted(alarms)))
     if no and not undecided:
         worst = min(no, key=lambda each: _WORST_FIRST.index(each.status))
-        return Access(False, worst.status, 0, worst.reason, alarms=tuple(sorted(alarms)))
+        return Access(False, worst.status, 0, worst.reason, recheck_at, alarms=tuple(sorted(alarms)))
     reason = "; ".join(each.reason for each in verdicts if each.wanted is None) or "nothing bought"
     return Access(None, "LAPSED", 0, reason, recheck_at, known, tuple(sorted(alarms)))
 
@@ -207,37 +272,65 @@ def _of_subscription(
 ) -> _Verdict | None:
     if subscription.status in ("incomplete", "incomplete_expired"):
         return None
-    mapped = [item for item in subscription.items if item.dapps is not None]
-    if not mapped:
+    mapped = [item for item in subscription.items if item.counts]
+    if not mapped and not granted.get(subscription.id):
         return None
+    verdict = _by_status(subscription, mapped, now, policy, granted)
+    # Without a mapping it gives nothing; but one that gave something and has ended says no.
+    return verdict if mapped or verdict.wanted is False else None
+
+
+def _by_status(
+    subscription: Subscription, mapped: list[Item], now: int, policy: Policy, granted: Mapping[str, int]
+) -> _Verdict:
     name, label = subscription.id, f"{subscription.id} {subscription.status}"
     match subscription.status:
         case "active" | "trialing":
-            return _running(subscription, mapped, label, now)
+            return _running(subscription, mapped, label, now, policy)
         case "past_due":
             return _past_due(subscription, mapped, label, now, policy, granted)
         case "unpaid":
-            return _Verdict(name, False, "FAILED", label)
+            stuck = f"{label}, although its last finalized invoice is paid: a newer draft must be finalized"
+            return _Verdict(name, False, "FAILED", label, alarms=(stuck,) if subscription.settled else ())
         case "paused":
             return _Verdict(name, False, "LAPSED", label)
         case "canceled":
             return _Verdict(name, False, "FAILED" if subscription.ended_for_nonpayment else "CANCELLED", label)
         case _:
             unknown = f"{name} has an unknown status"
-            return _Verdict(name, None, "LAPSED", unknown, undecided=True, alarm=unknown)
+            return _Verdict(name, None, "LAPSED", unknown, undecided=True, alarms=(unknown,))
 
 
-def _running(subscription: Subscription, mapped: list[Item], label: str, now: int) -> _Verdict:
-    until = subscription.ends_at
+def _running(subscription: Subscription, mapped: list[Item], label: str, now: int, policy: Policy) -> _Verdict:
+    name, until = subscription.id, subscription.ends_at
+    alarms: tuple[str, ...] = ()
     if until is not None and now >= until:
-        return _Verdict(subscription.id, False, "CANCELLED", f"{label}, ended")
-    if subscription.status == "trialing" and subscription.trial_end is not None:
-        end = subscription.trial_end
-        if now >= end + TRIAL_END_SLACK:
-            return _Verdict(subscription.id, False, "FAILED", f"{label}, but the trial is over")
-        next_look = end if now < end else end + TRIAL_END_SLACK
-        until = next_look if until is None else min(until, next_look)
-    return _with_units(_Verdict(subscription.id, True, "ACTIVE", label, until=until), mapped)
+        return _Verdict(name, False, "CANCELLED", f"{label}, ended")
+    if subscription.status == "trialing":
+        if subscription.trial_end is not None:
+            end = subscription.trial_end
+            if now >= end + TRIAL_END_SLACK:
+                return _Verdict(name, False, "FAILED", f"{label}, but the trial is over")
+            until = _earlier(until, end if now < end else end + TRIAL_END_SLACK)
+    elif subscription.pause:
+        paused = f"{label}, collection paused ({subscription.pause})"
+        if subscription.pause == "void" or policy.paused_collection == "revoke":
+            if subscription.period_unpaid or (subscription.period_end is not None and now >= subscription.period_end):
+                return _Verdict(name, False, "CANCELLED", paused)
+            until = _earlier(until, subscription.period_end)
+        elif policy.paused_collection == "flag":
+            alarms = (paused,)
+    elif subscription.written_off:
+        lost = f"{label}, but its last invoice is written off"
+        if policy.written_off == "revoke":
+            return _Verdict(name, False, "FAILED", lost)
+        if policy.written_off == "flag":
+            alarms = (lost,)
+    return _with_units(_Verdict(name, True, "ACTIVE", label, until=until, alarms=alarms), mapped)
+
+
+def _earlier(one: int | None, other: int | None) -> int | None:
+    return min((each for each in (one, other) if each is not None), default=None)
 
 
 def _past_due(
@@ -252,7 +345,7 @@ def _past_due(
     if since is None and (subscription.period_start is None or now < subscription.period_start + policy.grace):
         # Paid between our two reads, or not tried yet: nothing may be taken away for that.
         unclear = f"{label}, but no invoice is open"
-        return _Verdict(name, None, "LAPSED", unclear, until=now + LOOK_AGAIN, undecided=True, alarm=unclear)
+        return _Verdict(name, None, "LAPSED", unclear, until=now + LOOK_AGAIN, undecided=True, alarms=(unclear,))
     end = (since if since is not None else subscription.period_start or 0) + policy.grace
     if now >= end:
         return _Verdict(name, False, "FAILED", f"{label}, grace is over")
@@ -261,7 +354,7 @@ def _past_due(
 
 
 def _of_purchase(purchase: Purchase) -> _Verdict | None:
-    mapped = [item for item in purchase.items if item.dapps is not None]
+    mapped = [item for item in purchase.items if item.counts]
     if not mapped and purchase.items:
         return None
     label = f"{purchase.id} {purchase.status}"
@@ -274,29 +367,52 @@ def _of_purchase(purchase: Purchase) -> _Verdict | None:
             return None
 
 
+def _marked(verdict: _Verdict, marks: Iterable[Mark], policy: Policy) -> _Verdict:
+    """The verdict in the light of the marks on what it is about. A no stays what it is."""
+    if verdict.wanted is False:
+        return verdict
+    for mark in marks:
+        reaction: Reaction = getattr(policy, mark.kind)
+        if mark.of != verdict.id or reaction == "ignore":
+            continue
+        reason = f"{verdict.reason}, but {mark.kind.replace('_', ' ')} ({mark.id})"
+        if reaction == "revoke":
+            status: Status = "CANCELLED" if mark.kind in ("refunded", "customer_deleted") else "FAILED"
+            return _Verdict(verdict.id, False, status, reason, until=mark.until)
+        verdict = replace(verdict, alarms=(*verdict.alarms, reason))
+    return verdict
+
+
 def _with_units(verdict: _Verdict, mapped: list[Item]) -> _Verdict:
     """What the items give. If some cannot be told, the others count; if none can, the answer is None."""
     told = [units for item in mapped if (units := units_of(item)) is not None]
     if len(told) == len(mapped):
         return replace(verdict, units=sum(told))
-    strange = next(item.price for item in mapped if units_of(item) is None)
-    alarm = f"price {strange} has no readable units"
+    strange = next(item for item in mapped if units_of(item) is None)
+    alarm = f"price {strange.price} " + (
+        "is not mapped, but its product is" if strange.dapps is None else "has no readable units"
+    )
     if told:
-        return replace(verdict, units=sum(told), undecided=True, alarm=alarm)
-    return replace(verdict, wanted=None, status="LAPSED", reason=alarm, undecided=True, alarm=alarm)
+        return replace(verdict, units=sum(told), undecided=True, alarms=(*verdict.alarms, alarm))
+    return _Verdict(
+        verdict.id, None, "LAPSED", alarm, until=verdict.until, undecided=True, alarms=(*verdict.alarms, alarm)
+    )
 
 
 def units_of(item: Item) -> int | None:
     """quantity x dapps after transform_quantity; None when either cannot be read as a whole number >= 0."""
-    dapps = item.dapps or ""
-    if item.quantity is None or item.quantity < 0 or item.divide_by < 1:
-        return None
-    if not (dapps.isascii() and dapps.isdigit() and len(dapps) <= 9):
+    dapps = whole_text(item.dapps)
+    if dapps is None or item.quantity is None or item.quantity < 0 or item.divide_by < 1:
         return None
     packages = item.quantity // item.divide_by
     if item.round_up and item.quantity % item.divide_by:
         packages += 1
-    return packages * int(dapps)
+    return packages * dapps
+
+
+def whole_text(text: str | None) -> int | None:
+    """A whole number >= 0 of at most nine digits, as an operator writes it into metadata."""
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 9 else None
 
 
 def target(access: Access, before: Before | None) -> Target:
@@ -312,6 +428,17 @@ def target(access: Access, before: Before | None) -> Target:
     worse = access.status != "ACTIVE" and before.payment_status != ""
     limit = max(before.dapp_limit, access.dapp_limit)
     return Target(True, limit, before.payment_status if worse else access.status)
+
+
+def invitation_due(user: User, invitation: Invitation, now: int, validity: int, payment: str | None) -> bool:
+    """Whether the invitation is to be sent again: it did not leave, or it expired unused and there is a new `payment`
+    (an order's id). `validity` is the life of a temporary password in seconds."""
+    if not (user.enabled and user.invited) or invitation.resent >= MAX_INVITATIONS:
+        return False
+    if invitation.retry_at is not None:
+        return now >= invitation.retry_at
+    expired = now >= (invitation.sent_at or user.created_at) + validity
+    return expired and payment is not None and payment != invitation.paid_by
 
 
 def outcome(access: Access, user: User) -> str:

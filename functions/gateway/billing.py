@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import stripe
 
 from gateway import events
-from gateway.access import Item, Purchase, Subscription
+from gateway.access import Item, Mark, MarkKind, Purchase, Subscription, whole_text
 from gateway.errors import BillingIncomplete, StripeKeyRejected, StripeRejected, StripeThrottled, StripeUnavailable
 from gateway.secret import Secret
 from gateway.settings import SettingMissing
@@ -33,11 +33,24 @@ class Customer:
     subscriptions: tuple[Subscription, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """Whose a charge is, and what it paid for: facts that never change.
+
+    `pays` is a subscription or Checkout session; `until` the end of the period that a subscription was paid for.
+    """
+
+    customer: str | None
+    pays: str | None
+    until: int | None
+
+
 @dataclass(slots=True)
 class _Products:
-    """metadata.dapps of products, read at most once each."""
+    """What was read of products, at most once each: their metadata, and whether one of their prices is mapped."""
 
-    dapps: dict[str, str | None] = field(default_factory=dict)
+    metadata: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    mapped: dict[str, bool] = field(default_factory=dict)
 
 
 def price_map(text: str) -> dict[str, str]:
@@ -68,13 +81,19 @@ class Billing:
         """The customer with all their subscriptions, ended ones included.
 
         BillingIncomplete when Stripe does not know the customer, or the answer is of another mode: never read as
-        "does not pay". One request when there is a subscription and every price carries its mapping.
+        "does not pay". One request when there is a subscription, every price carries its mapping and no invoice is a
+        draft.
         """
         missing = None
         try:
             rows = self._list(
                 lambda api: api.subscriptions.list(
-                    {"customer": customer_id, "status": "all", "limit": 100, "expand": ["data.customer"]}
+                    {
+                        "customer": customer_id,
+                        "status": "all",
+                        "limit": 100,
+                        "expand": ["data.customer", "data.latest_invoice"],
+                    }
                 )
             )
         except BillingIncomplete as error:  # perhaps because the customer is deleted, which only they themselves tell
@@ -104,6 +123,43 @@ class Billing:
         lines = tuple(Item(item.price, item.quantity, self._prices.get(item.price)) for item in known.items)
         return Purchase(known.id, known.status, lines)
 
+    def mark(self, known: events.Mark) -> Mark | None:
+        """A mark that the ledger remembers, as it stands now; None when nothing speaks against the charge any more."""
+        if known.pays is None:
+            return None
+        kind: MarkKind | None
+        match known.kind:
+            case "refund":
+                charge = self._read(lambda api: api.charges.retrieve(known.charge))
+                kind = "refunded" if charge.get("refunded") else None
+            case "dispute":
+                dispute = self._read(lambda api: api.disputes.retrieve(known.id))
+                kind = _DISPUTES.get(str(dispute.get("status")), "disputed")
+            case "fraud_warning":
+                self._read(lambda api: api.radar.early_fraud_warnings.retrieve(known.id))
+                kind = "fraud_warning"
+        return None if kind is None else Mark(known.id, kind, known.pays, known.until)
+
+    def charged(self, charge_id: str) -> Charged:
+        """Whose a charge is, and which subscription or one-time purchase of ours it paid for."""
+        charge = self._read(lambda api: api.charges.retrieve(charge_id))
+        self._require_mode(charge, charge_id)
+        customer, intent = _id(charge.get("customer")), _id(charge.get("payment_intent"))
+        if intent is not None:
+            for session in self._list(lambda api: api.checkout.sessions.list({"payment_intent": intent})):
+                return Charged(customer or _id(session.get("customer")), session["id"], None)
+        invoice_id = _id(charge.get("invoice"))  # until 2025-03-31.basil
+        if invoice_id is None and intent is not None:
+            of_intent = {"type": "payment_intent", "payment_intent": intent}
+            payments = self._list(lambda api: api.invoice_payments.list({"payment": of_intent}))
+            invoice_id = next((_id(each.get("invoice")) for each in payments), None)
+        if invoice_id is None:
+            return Charged(customer, None, None)
+        invoice = self._read(lambda api: api.invoices.retrieve(invoice_id))
+        lines = (invoice.get("lines") or {}).get("data") or []
+        ends = [end for line in lines if (end := (line.get("period") or {}).get("end")) is not None]
+        return Charged(customer or _id(invoice.get("customer")), _subscription_of(invoice), max(ends, default=None))
+
     def _session(self, session_id: str) -> Purchase:
         session = self._read(lambda api: api.checkout.sessions.retrieve(session_id))
         self._require_mode(session, session_id)
@@ -112,7 +168,7 @@ class Billing:
             return Purchase(session_id, "open", ())
         rows = self._list(lambda api: api.checkout.sessions.line_items.list(session_id, {"limit": 100}))
         products = _Products()
-        return Purchase(session_id, "paid", tuple(self._item(row, products) for row in rows))
+        return Purchase(session_id, "paid", tuple(self._item(row, products, live=True) for row in rows))
 
     # -------------------------------------------------------------- from Stripe's shapes to facts
 
@@ -120,58 +176,118 @@ class Billing:
         rows = row["items"]["data"]
         if row["items"].get("has_more"):
             rows = self._list(lambda api: api.subscription_items.list({"subscription": row["id"], "limit": 100}))
-        period_starts = [row.get("current_period_start"), *(each.get("current_period_start") for each in rows)]
-        period_ends = [row.get("current_period_end"), *(each.get("current_period_end") for each in rows)]
+        live = row["status"] not in _ENDED
+        period_start = _latest(row, *rows, name="current_period_start")
+        period_end = _latest(row, *rows, name="current_period_end")
         ends_at = row.get("cancel_at")
         if ends_at is None and row.get("cancel_at_period_end"):
-            ends_at = max((end for end in period_ends if end is not None), default=None)
+            ends_at = period_end
         cancellation = row.get("cancellation_details") or {}
+        pause = (row.get("pause_collection") or {}).get("behavior") or ""
+        latest = self._latest_invoice(row) if row["status"] in ("active", "unpaid") else None
         return Subscription(
             id=row["id"],
             status=row["status"],
-            items=tuple(self._item(each, products) for each in rows),
+            items=tuple(self._item(each, products, live=live) for each in rows),
             trial_end=row.get("trial_end"),
             ends_at=ends_at,
             ended_for_nonpayment=cancellation.get("reason") in ("payment_failed", "payment_disputed"),
-            period_start=max((start for start in period_starts if start is not None), default=None),
+            period_start=period_start,
+            period_end=period_end,
             first_unpaid=self._first_unpaid(row["id"]) if row["status"] == "past_due" else None,
+            pause=pause,
+            period_unpaid=bool(pause) and row["status"] == "active" and self._period_unpaid(row["id"]),
+            written_off=latest is not None and _written_off(latest),
+            settled=latest is not None and latest.get("status") == "paid",
         )
+
+    def _invoices(self, subscription_id: str, **more: Any) -> list[dict[str, Any]]:
+        """The subscription's invoices, newest first."""
+        return self._list(lambda api: api.invoices.list({"subscription": subscription_id, "limit": 100, **more}))
 
     def _first_unpaid(self, subscription_id: str) -> int | None:
         """When the oldest open invoice that was tried (or, sent by mail, was due) began to be unpaid."""
-        invoices = self._list(
-            lambda api: api.invoices.list({"subscription": subscription_id, "status": "open", "limit": 100})
-        )
+        invoices = self._invoices(subscription_id, status="open")
         return min((since for each in invoices if (since := _unpaid_since(each)) is not None), default=None)
 
-    def _item(self, row: Mapping[str, Any], products: _Products) -> Item:
+    def _latest_invoice(self, subscription: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The latest invoice that is no draft. One that Stripe does not show says nothing."""
+        latest = subscription.get("latest_invoice")
+        if isinstance(latest, str):
+            try:
+                latest = self._read(lambda api: api.invoices.retrieve(latest))
+            except BillingIncomplete:
+                return None
+        if isinstance(latest, Mapping) and latest.get("status") == "draft":
+            invoices = self._invoices(subscription["id"])
+            return next((each for each in invoices if each.get("status") != "draft"), None)
+        return latest
+
+    def _period_unpaid(self, subscription_id: str) -> bool:
+        """Whether the invoice of the current period, under a pause, will never be paid."""
+        for invoice in self._invoices(subscription_id):
+            if invoice.get("billing_reason") in ("subscription_cycle", "subscription_create"):
+                return invoice.get("status") in ("draft", "void", "uncollectible")
+        return False
+
+    def _item(self, row: Mapping[str, Any], products: _Products, *, live: bool) -> Item:
         price = row.get("price") or row.get("plan") or {}
         transform = price.get("transform_quantity") or price.get("transform_usage") or {}
+        dapps = self._dapps(price, products)
         quantity = row.get("quantity")
+        if not isinstance(quantity, int) or isinstance(quantity, bool):
+            declared = None if dapps is None else self._metadata(price, products, "dapps_quantity")
+            quantity = whole_text(declared)
         return Item(
             price=str(price.get("id") or ""),
-            quantity=quantity if isinstance(quantity, int) and not isinstance(quantity, bool) else None,
-            dapps=self._dapps(price, products),
+            quantity=quantity,
+            dapps=dapps,
             divide_by=transform.get("divide_by") or 1,
             round_up=transform.get("round") == "up",
+            stray=dapps is None and live and self._product_is_mapped(price, products),
         )
 
     def _dapps(self, price: Mapping[str, Any], products: _Products) -> str | None:
         """Units per quantity: the price's own metadata, then DappPrices, then the product's metadata."""
+        own = self._own_dapps(price)
+        return own if own is not None else self._metadata(price, products, "dapps")
+
+    def _own_dapps(self, price: Mapping[str, Any]) -> str | None:
         own = (price.get("metadata") or {}).get("dapps")
         if own is not None:
             return str(own)
-        for name in (price.get("id"), price.get("lookup_key")):
-            if isinstance(name, str) and name in self._prices:
-                return self._prices[name]
-        product = price.get("product")
+        named = (self._prices.get(str(price.get(key))) for key in ("id", "lookup_key"))
+        return next((dapps for dapps in named if dapps is not None), None)
+
+    def _metadata(self, price: Mapping[str, Any], products: _Products, key: str) -> str | None:
+        """The price's own metadata, else its product's."""
+        found = (price.get("metadata") or {}).get(key)
+        if found is None:
+            found = self._product(price.get("product"), products).get(key)
+        return None if found is None else str(found)
+
+    def _product(self, product: object, products: _Products) -> Mapping[str, Any]:
+        """A product's metadata."""
         if isinstance(product, Mapping):
-            return _dapps_of(product)
+            return product.get("metadata") or {}
         if not isinstance(product, str):
-            return None
-        if product not in products.dapps:
-            products.dapps[product] = _dapps_of(self._read(lambda api: api.products.retrieve(product)))
-        return products.dapps[product]
+            return {}
+        if product not in products.metadata:
+            products.metadata[product] = self._read(lambda api: api.products.retrieve(product)).get("metadata") or {}
+        return products.metadata[product]
+
+    def _product_is_mapped(self, price: Mapping[str, Any], products: _Products) -> bool:
+        """Whether another price of the same product is mapped: then this one's mapping was forgotten."""
+        product = _id(price.get("product"))
+        if product is None:
+            return False
+        if product not in products.mapped:
+            try:
+                prices = self._list(lambda api: api.prices.list({"product": product, "limit": 100}))
+            except BillingIncomplete:  # deleted meanwhile
+                prices = []
+            products.mapped[product] = any(self._own_dapps(each) is not None for each in prices)
+        return products.mapped[product]
 
     def _require_mode(self, found: Mapping[str, Any], wanted: str) -> None:
         livemode = found.get("livemode")
@@ -222,6 +338,16 @@ class Billing:
             raise StripeUnavailable(f"Stripe answered {error.http_status or 'nothing'}") from None
 
 
+# Stripe's dispute status -> what it means; any other is an open dispute.
+_DISPUTES: dict[str, MarkKind | None] = {"lost": "dispute_lost", "won": None, "warning_closed": None}
+
+# Subscriptions that can give nothing any more: which of their prices are mapped does not matter.
+_ENDED = ("canceled", "incomplete", "incomplete_expired")
+
+# A pause of collection with mark_uncollectible writes an invoice off this soon after it was finalized, untried.
+_WRITTEN_OFF_BY_PAUSE = 3600
+
+
 def _unpaid_since(invoice: Mapping[str, Any]) -> int | None:
     finalized: int | None = (invoice.get("status_transitions") or {}).get("finalized_at")
     if invoice.get("collection_method") == "send_invoice":
@@ -230,6 +356,35 @@ def _unpaid_since(invoice: Mapping[str, Any]) -> int | None:
     return finalized if invoice.get("attempted") else None
 
 
-def _dapps_of(product: Mapping[str, Any]) -> str | None:
-    dapps = (product.get("metadata") or {}).get("dapps")
-    return None if dapps is None else str(dapps)
+def _written_off(invoice: Mapping[str, Any]) -> bool:
+    """Uncollectible, or void after a failed payment. What a pause wrote off was never to be paid."""
+    moments = invoice.get("status_transitions") or {}
+    if invoice.get("status") == "void":
+        due, voided = invoice.get("due_date"), moments.get("voided_at")
+        return bool(invoice.get("attempted")) or (due is not None and voided is not None and due <= voided)
+    finalized, written_off = moments.get("finalized_at"), moments.get("marked_uncollectible_at")
+    by_pause = (
+        not invoice.get("attempted")
+        and finalized is not None
+        and written_off is not None
+        and written_off - finalized <= _WRITTEN_OFF_BY_PAUSE
+    )
+    return invoice.get("status") == "uncollectible" and not by_pause
+
+
+def _subscription_of(invoice: Mapping[str, Any]) -> str | None:
+    """Where an invoice names its subscription, since 2025-03-31.basil and before."""
+    details = (invoice.get("parent") or {}).get("subscription_details") or {}
+    return _id(details.get("subscription")) or _id(invoice.get("subscription"))
+
+
+def _id(value: object) -> str | None:
+    """An id, or the id of an expanded object."""
+    if isinstance(value, Mapping):
+        value = value.get("id")
+    return value if isinstance(value, str) and value else None
+
+
+def _latest(*rows: Mapping[str, Any], name: str) -> int | None:
+    """The latest of a moment that was the subscription's and is now each item's."""
+    return max((moment for row in rows if (moment := row.get(name)) is not None), default=None)

@@ -44,6 +44,14 @@ class StartUnavailable(GatewayError):
     """Step Functions answered 5xx, or not at all."""
 
 
+class NoticeThrottled(GatewayError):
+    """EventBridge or SNS throttles us."""
+
+
+class NoticeUnavailable(GatewayError):
+    """EventBridge or SNS answered 5xx, or not at all."""
+
+
 class PersonBusy(GatewayError):
     """Another run holds the lease on this person."""
 
@@ -75,6 +83,10 @@ class MailLimitReached(GatewayError):
     """The mail quota of the user pool is used up, so no welcome mail can leave today."""
 
 
+class NoticeRejected(GatewayError):
+    """EventBridge or SNS refused to publish a change of access: missing right, unknown bus or topic."""
+
+
 class LedgerRejected(GatewayError):
     """DynamoDB refused a request: missing right, unknown table."""
 
@@ -103,7 +115,11 @@ class UnexpectedError(GatewayError):
 
 
 class UserExists(GatewayError):
-    """AdminCreateUser: the e-mail address has a user already."""
+    """Cognito: the e-mail address has a user already."""
+
+
+class MailNotDelivered(GatewayError):
+    """AdminCreateUser: the invitation could not be handed to the mail service."""
 
 
 class NotAuthentic(GatewayError):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from gateway.errors import UnreadableEnvelope, UnusableEvent
 
 OrderStatus = Literal["paid", "fulfilled", "canceled", "returned"]
+MarkKind = Literal["refund", "dispute", "fraud_warning"]
 
 # AdminCreateUser takes user names of at most 128 characters without blanks. Quotes and control characters are no
 # part of an address that anybody could receive mail at.
@@ -42,6 +43,7 @@ class Envelope:
     livemode: bool
     account: str | None  # set when the event belongs to a connected account
     object: Mapping[str, Any]
+    previous: Mapping[str, Any] = field(default_factory=dict)  # what an …updated event says was there before
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,22 @@ class Purchase:
     status: str
     version: int
     items: tuple[OrderItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that speaks against what a charge paid for: a refund (`id` is the charge's), a dispute, a fraud
+    warning. Only facts that never change are kept; whether it counts is asked of Stripe.
+
+    `pays` is the subscription or Checkout session that the charge paid for (None: nothing of ours), `until` the end of
+    the period it paid for.
+    """
+
+    id: str
+    kind: MarkKind
+    charge: str
+    pays: str | None = None
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +118,14 @@ def is_order(party: str) -> bool:
     return party.startswith(("cs_", "or_"))
 
 
+def mark(event_type: str, order_id: str, charge: str) -> Mark:
+    """The mark that an order tells of; UnusableEvent when it is none."""
+    kind = next((kind for prefix, kind in _MARKS if event_type.startswith(prefix)), None)
+    if kind is None:
+        raise UnusableEvent(f"{event_type} concerns no charge")
+    return Mark(charge if kind == "refund" else order_id, kind, charge)
+
+
 def envelope(event: object) -> Envelope:
     """The frame of a signed body, or UnreadableEnvelope saying what it lacks."""
     if not isinstance(event, Mapping):
@@ -123,13 +149,26 @@ def envelope(event: object) -> Envelope:
     object_id = content.get("id")
     if event_type in _READERS and not (isinstance(object_id, str) and object_id):
         raise UnreadableEnvelope("data.object.id is missing")
-    return Envelope(event_id, event_type, livemode, account, content)
+    previous = data.get("previous_attributes") if isinstance(data, Mapping) else None
+    return Envelope(event_id, event_type, livemode, account, content, previous if isinstance(previous, Mapping) else {})
 
 
 def order(event: Envelope) -> Order | None:
     """The order of an event, None when its type is none of ours, UnusableEvent when its content cannot be used."""
     reader = _READERS.get(event.type)
     return reader(event) if reader else None
+
+
+def notice(event: Envelope) -> str | None:
+    """The metric that counts an event which starts no run but which somebody should know of; None for any other."""
+    if event.type not in _MAPPING_TYPES:
+        return _NOTICES.get(event.type)
+    if event.type.endswith(".updated"):
+        before = event.previous.get("metadata")
+        changed = {*event.previous, *(before if isinstance(before, Mapping) else ())}
+    else:
+        changed = set(_metadata(event.object))
+    return "MappingChanged" if changed & _MAPPING else None
 
 
 def recheck(sub: str, party: str, at: int, *, livemode: bool) -> Order:
@@ -206,18 +245,24 @@ def _of_invoice(event: Envelope) -> Order:
     )
 
 
-def _of_charge(event: Envelope) -> Order | None:
+def _of_mark(event: Envelope) -> Order:
+    """A charge, or what names one. Whose it is must be asked of Stripe: most of these objects name no customer."""
     content = event.object
-    customer = _customer(content, needed=False)
-    if customer is None:
-        return None
+    charge = _id(content, "id" if event.type == "charge.refunded" else "charge")
+    refund = mark(event.type, "", charge).kind == "refund"
     return _order(
         event,
-        "returned",
-        customer_id=customer,
-        amount=_whole(content, "amount_refunded"),
-        charge=_id(content, "id"),
+        "returned" if refund else "paid",
+        customer_id=None,
+        amount=_whole(content, "amount_refunded" if event.type == "charge.refunded" else "amount"),
+        charge=charge,
     )
+
+
+def _of_credit_note(event: Envelope) -> Order:
+    """Its refunds, if it has any, have events of their own."""
+    content = event.object
+    return _order(event, "returned", customer_id=_customer(content, needed=True), amount=_whole(content, "amount"))
 
 
 def _of_checkout(event: Envelope) -> Order | None:
@@ -335,12 +380,58 @@ _READERS: dict[str, Callable[[Envelope], Order | None]] = {
         _of_invoice,
     ),
     **dict.fromkeys(("customer.updated", "customer.deleted"), _of_customer),
-    "charge.refunded": _of_charge,
+    **dict.fromkeys(
+        (
+            "charge.dispute.closed",
+            "charge.dispute.created",
+            "charge.dispute.funds_reinstated",
+            "charge.dispute.funds_withdrawn",
+            "charge.dispute.updated",
+            "charge.refunded",
+            "radar.early_fraud_warning.created",
+            "refund.created",
+            "refund.failed",
+            "refund.updated",
+        ),
+        _of_mark,
+    ),
+    "credit_note.created": _of_credit_note,
     **dict.fromkeys(("order.payment_succeeded", "order.updated"), _of_legacy_order),
     "order_return.created": _of_legacy_return,
 }
 
-HANDLED_TYPES = frozenset(_READERS)
+_MARKS: tuple[tuple[str, MarkKind], ...] = (
+    ("charge.dispute.", "dispute"),
+    ("charge.refunded", "refund"),
+    ("radar.early_fraud_warning.", "fraud_warning"),
+    ("refund.", "refund"),
+)
+
+# Event type -> metric, for events that change nobody's access.
+_NOTICES = {
+    "customer.subscription.trial_will_end": "StripeNotice",
+    "invoice.finalization_failed": "FinalizationFailed",
+    "invoice.payment_action_required": "StripeNotice",
+    "invoice.upcoming": "StripeNotice",
+}
+
+# Events that may tell that a price gives another number of units, and the fields that say so.
+_MAPPING_TYPES = frozenset(
+    f"{thing}.{verb}" for thing in ("price", "product") for verb in ("created", "deleted", "updated")
+)
+_MAPPING = frozenset(("dapps", "dapps_quantity", "lookup_key"))
+
+# Types that mean money came in.
+PAYMENTS = frozenset(
+    (
+        "checkout.session.async_payment_succeeded",
+        "checkout.session.completed",
+        "invoice.paid",
+        "order.payment_succeeded",
+    )
+)
+
+HANDLED_TYPES = frozenset((*_READERS, *_NOTICES, *_MAPPING_TYPES))
 
 
 # ------------------------------------------------------------------ fields

@@ -4,7 +4,8 @@
     ORDER#<event>    ORDER            one event: its content, its attempts, how it ended
     PARTY#<party>    PARTY            a Stripe customer, or an order without one; linked to a user by `sub`
     PARTY#<party>    PURCHASE#<id>    a one-time order of the party
-    PERSON#<sub>     PERSON           one Cognito user: linked parties, last change, recheck_at
+    PARTY#<party>    MARK#<id>        a refund, dispute or fraud warning on a charge of the party
+    PERSON#<sub>     PERSON           one Cognito user: linked parties, last change, what was told of it, recheck_at
     LEASE#<subject>  LEASE            who may write to a person (or, before there is a user, a party) right now
 
 Indexes: ByParty and ByEmail list orders (rank OPEN#… before it is fulfilled, DONE#… after), Due lists what RunDue has
@@ -24,7 +25,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from gateway import aws
-from gateway.access import Before
+from gateway.access import Before, Invitation
 from gateway.errors import (
     CognitoUnavailable,
     GatewayError,
@@ -33,7 +34,7 @@ from gateway.errors import (
     LedgerUnavailable,
     PersonBusy,
 )
-from gateway.events import Order, OrderItem, Purchase
+from gateway.events import Mark, Order, OrderItem, Purchase
 
 # Longer than any writing Lambda may live (20 s, template.yaml), so an expired lease belongs to nobody who still writes.
 LEASE_SECONDS = 30
@@ -79,6 +80,14 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Received:
+    """What a run may ask of its order: the event's type, and the charge that it names."""
+
+    event_type: str
+    charge: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Party:
     """A Stripe customer, or an order without one, with what was learnt about it."""
 
@@ -88,6 +97,7 @@ class Party:
     claimed_email: str | None = None
     subscribed: bool = False
     purchases: tuple[Purchase, ...] = ()
+    marks: tuple[Mark, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -100,7 +110,8 @@ class Person:
     """One Cognito user and the parties that are linked to them.
 
     `granted`: what each subscription gave last (access.Access.units). `before`: set when the user existed before their
-    first purchase ("adopted").
+    first purchase ("adopted"). `told`: how the user stood when a change was published last (an adopted one: when they
+    were adopted), `tellings`: how often that was.
     """
 
     sub: str
@@ -108,6 +119,9 @@ class Person:
     granted: Mapping[str, int] = field(default_factory=dict)
     before: Before | None = None
     recheck_at: int | None = None
+    invitation: Invitation = field(default_factory=Invitation)
+    told: Mapping[str, Any] | None = None
+    tellings: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +191,24 @@ class Ledger:
         except _ConditionFailed as failed:
             return _attempt(failed.row)
         return None
+
+    def received(self, event_id: str) -> Received:
+        """The order of an event; LedgerRejected when there is none."""
+        answer = self._call("get_item", Key=_key(f"ORDER#{event_id}", "ORDER"), ConsistentRead=True)
+        if "Item" not in answer:
+            raise LedgerRejected(f"the ledger has no order {event_id}: was the execution started by hand?")
+        row = _plain(answer["Item"])
+        return Received(row["event_type"], row.get("charge"))
+
+    def assign(self, event_id: str, party: str, now: int) -> None:
+        """Give an open order to the party that it turned out to concern. It counts as recorded now: no run that read
+        the party before may close it."""
+        self._change(
+            _key(f"ORDER#{event_id}", "ORDER"),
+            "SET party = :party, #rank = :rank",
+            {":party": party, ":rank": f"OPEN#{now}#{event_id}", ":fulfilled": "FULFILLED"},
+            "attribute_exists(pk) AND #state <> :fulfilled",
+        )
 
     def next_attempt(self, seen: Attempt, now: int) -> Attempt | None:
         """Take the attempt after `seen`; None when somebody else took it, or the order is fulfilled by now."""
@@ -277,10 +309,13 @@ class Ledger:
         )
         known: dict[str, Any] = {}
         purchases = []
+        marks = []
         email = None
         for row in rows:
             if row["sk"] == "PARTY":
                 known = row
+            elif row["sk"].startswith("MARK#"):
+                marks.append(Mark(row["mark"], row["kind"], row["charge"], row.get("pays"), _whole(row.get("until"))))
             else:
                 purchases.append(
                     Purchase(
@@ -298,6 +333,7 @@ class Ledger:
             known.get("claimed_email"),
             known.get("subscribed", False),
             tuple(purchases),
+            tuple(marks),
         )
 
     def remember_purchase(self, order: Order) -> None:
@@ -325,6 +361,12 @@ class Ledger:
             values,
             "attribute_not_exists(pk) OR version < :version",
         )
+
+    def remember_mark(self, party: str, mark: Mark) -> None:
+        """Keep a mark with the party whose charge it is on. Nothing of it ever changes."""
+        row = {"pk": f"PARTY#{party}", "sk": f"MARK#{mark.id}", "mark": mark.id, "of_party": party, "rank": "PARTY"}
+        row |= {"kind": mark.kind, "charge": mark.charge, "pays": mark.pays, "until": mark.until}  # type: ignore[dict-item]
+        self._call("put_item", Item=_row({name: value for name, value in row.items() if value is not None}))
 
     def note_party(self, party: str, *, email: str | None, subscribed: bool) -> None:
         """Keep what Stripe says of a customer: the address they have now, and that they had a subscription."""
@@ -354,12 +396,16 @@ class Ledger:
             return None
         row = _plain(answer["Item"])
         before = row.get("before_adoption")
+        told = row.get("told") or before
         return Person(
             sub,
             frozenset(row.get("parties", ())),
             {name: int(units) for name, units in row.get("granted", {}).items()},
             Before(int(before["dapp_limit"]), before["payment_status"]) if before else None,
             _whole(row.get("recheck_at")),
+            _invitation(row.get("invitation")),
+            {**told, "dapp_limit": int(told["dapp_limit"])} if told else None,
+            int(row.get("tellings", 0)),
         )
 
     def link(
@@ -421,6 +467,20 @@ class Ledger:
             _key(f"PERSON#{sub}", "PERSON"),
             "SET last_change = :change, #sub = :sub",
             {":sub": sub, ":change": {**asdict(change), "at": now}},
+        )
+
+    def invited(self, sub: str, invitation: Invitation) -> None:
+        """Keep what is known of the user's invitations."""
+        self._change(
+            _key(f"PERSON#{sub}", "PERSON"), "SET invitation = :invitation", {":invitation": asdict(invitation)}
+        )
+
+    def told(self, sub: str, shape: Mapping[str, Any], tellings: int) -> None:
+        """Keep how the user stood when a change was published, and that it was the so-manieth."""
+        self._change(
+            _key(f"PERSON#{sub}", "PERSON"),
+            "SET told = :told, tellings = :tellings",
+            {":told": shape, ":tellings": tellings},
         )
 
     def settle(self, sub: str, *, read_at: int, recheck_at: int | None, granted: Mapping[str, int]) -> bool:
@@ -592,6 +652,12 @@ def _attempt(row: Mapping[str, Any]) -> Attempt:
         row["state"],
         int(row["attempt_at"]),
     )
+
+
+def _invitation(kept: Mapping[str, Any] | None) -> Invitation:
+    if kept is None:
+        return Invitation()
+    return Invitation(int(kept["sent_at"]), int(kept["resent"]), kept["paid_by"], _whole(kept["retry_at"]))
 
 
 def _order_item(item: Mapping[str, Any]) -> OrderItem:

@@ -14,7 +14,7 @@ def user_of(party: Party, users: Users) -> User:
     that a user was about to be created with when a run was killed, then the one that Stripe has now.
     """
     if party.sub is not None:
-        user = users.get(party.sub)
+        user = users.get(party.sub, party.email)
         if user is not None:
             return replace(user, linked=True)
     if party.claimed_email is not None:

@@ -1,6 +1,7 @@
 """Settings come from the environment and are read once, at import."""
 
 import os
+from typing import Any
 
 from gateway.errors import GatewayError
 
@@ -17,9 +18,22 @@ def required(name: str) -> str:
     return value
 
 
+def optional(name: str) -> str | None:
+    """The value of the environment variable; None when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
 def whole_number(name: str) -> int:
     """Like `required`, as an integer."""
     try:
         return int(required(name))
     except ValueError as error:
         raise SettingMissing(f"environment variable {name} is not a whole number") from error
+
+
+def one_of(name: str, *choices: str) -> Any:
+    """Like `required`, one of these words."""
+    value = required(name)
+    if value not in choices:
+        raise SettingMissing(f"environment variable {name} is none of {', '.join(choices)}")
+    return value

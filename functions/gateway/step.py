@@ -30,8 +30,18 @@ class Run:
         return str(self.state["event_id"])
 
     @property
+    def order_id(self) -> str:
+        return str(self.state["order_id"])
+
+    @property
     def party(self) -> str:
-        return party_of(self.state["order_id"], self.state["customer_id"])
+        """Whose order it is. What names only a charge is its own party until ReadBilling has found the payer."""
+        return self.parties[0] if "billing" in self.state else party_of(self.order_id, self.state["customer_id"])
+
+    @property
+    def payer_unknown(self) -> bool:
+        """Whether nobody has asked Stripe yet whom the order concerns."""
+        return "billing" not in self.state and self.state["customer_id"] is None and not is_order(self.order_id)
 
     @property
     def customer_id(self) -> str | None:

@@ -4,6 +4,7 @@ The pool signs in by e-mail: the user name is an immutable UUID (`sub`), and Cog
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -14,7 +15,9 @@ from gateway.errors import (
     CognitoRejected,
     CognitoThrottled,
     CognitoUnavailable,
+    GatewayError,
     MailLimitReached,
+    MailNotDelivered,
     UserExists,
     UserMissing,
 )
@@ -37,18 +40,28 @@ class Users:
         self._client = client
         self._pool_id = pool_id
 
-    def get(self, sub: str) -> User | None:
-        """The user with this sub, None when there is none."""
-        return self._get(sub)[0]
+    def get(self, sub: str, email: str | None = None) -> User | None:
+        """The user with this sub, None when there is none; `renamed` when theirs is another e-mail than the payer's."""
+        user, found = self._get(sub)
+        if user is None or email is None:
+            return user
+        return replace(user, renamed=found.lower() != email.lower())
+
+    def email(self, sub: str) -> str:
+        """The user's address; UserMissing when there is no such user."""
+        user, found = self._get(sub)
+        if user is None:
+            raise UserMissing("the user was deleted meanwhile")
+        return found
 
     def find(self, email: str) -> User | None:
         """The user whose e-mail this is (in any case), None when there is none."""
         user, found = self._get(email)
         return user if found.lower() == email.lower() else None
 
-    def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> str:
-        """Create the user and have Cognito send the welcome mail; returns the sub. UserExists when the address is
-        taken."""
+    def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> tuple[str, bool]:
+        """Create the user and have Cognito send the welcome mail; returns the sub, and whether the mail left.
+        UserExists when the address is taken."""
         attributes = {
             "email": email,
             "email_verified": "true",
@@ -59,29 +72,37 @@ class Users:
         if customer_id is not None:
             attributes["custom:stripe_customer_id"] = customer_id
         try:
-            answer = self._client.admin_create_user(
-                UserPoolId=self._pool_id,
-                Username=email,
-                UserAttributes=_pairs(attributes),
-                DesiredDeliveryMediums=["EMAIL"],  # Cognito's default is SMS
-            )
-        except ClientError as error:
-            code = error.response["Error"]["Code"]
-            if code in ("UsernameExistsException", "AliasExistsException"):
-                raise UserExists("the e-mail address has a user already") from None
-            if code == "LimitExceededException":
-                raise MailLimitReached("Cognito's mail quota is used up; configure Amazon SES for the pool") from None
-            if code == "CodeDeliveryFailureException":
-                # The user may be there, only without the mail. Cognito does not say with this error.
-                user, _ = self._get(email)
-                if user is not None and user.sub is not None:
-                    return user.sub
-                raise CognitoUnavailable("AdminCreateUser made no user, because the mail could not leave") from None
-            raise _translated(error, "AdminCreateUser") from None
-        except BotoCoreError as error:
-            raise _translated(error, "AdminCreateUser") from None
+            answer = self._invite(email, UserAttributes=_pairs(attributes))
+        except MailNotDelivered:
+            # The user may be there, only without the mail. Cognito does not say with this error.
+            user, _ = self._get(email)
+            if user is not None and user.sub is not None:
+                return user.sub, False
+            raise CognitoUnavailable("AdminCreateUser made no user, because the mail could not leave") from None
         found = {each["Name"]: each["Value"] for each in answer["User"]["Attributes"]}
-        return str(found["sub"])
+        return str(found["sub"]), True
+
+    def invite_again(self, sub: str) -> None:
+        """Have Cognito send a new invitation, with a new temporary password, to a user who never signed in.
+        MailNotDelivered or MailLimitReached when it did not leave."""
+        self._invite(sub, MessageAction="RESEND")
+
+    def rename(self, sub: str, email: str) -> None:
+        """Give the user another address; UserExists when somebody has it. It is not verified: Stripe proves none."""
+        self._call("admin_update_user_attributes", sub, UserAttributes=_pairs({"email": email}))
+
+    def _invite(self, username: str, **request: Any) -> dict[str, Any]:
+        """AdminCreateUser, with its answers by our names."""
+        try:
+            answer: dict[str, Any] = self._client.admin_create_user(
+                UserPoolId=self._pool_id,
+                Username=username,
+                DesiredDeliveryMediums=["EMAIL"],  # Cognito's default is SMS
+                **request,
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise _translated(error, "AdminCreateUser") from None
+        return answer
 
     def update(self, sub: str, **values: str | int) -> None:
         """Write attributes by our own names (dapp_limit, payment_status, disabled_by). Cognito deletes an attribute
@@ -121,6 +142,8 @@ class Users:
                 provider=found.get(_ATTRIBUTES["provider"], ""),
                 dapp_limit=_number(found.get(_ATTRIBUTES["dapp_limit"], "")),
                 payment_status=found.get(_ATTRIBUTES["payment_status"], ""),
+                created_at=int(answer["UserCreateDate"].timestamp()),
+                invited=answer["UserStatus"] == "FORCE_CHANGE_PASSWORD",
             ),
             found.get("email", ""),
         )
@@ -130,16 +153,25 @@ class Users:
             answer: dict[str, Any] = getattr(self._client, operation)(
                 UserPoolId=self._pool_id, Username=username, **request
             )
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "UserNotFoundException":
-                raise UserMissing(f"{operation}: the user was deleted meanwhile") from None
-            raise _translated(error, operation) from None
-        except BotoCoreError as error:
+        except (ClientError, BotoCoreError) as error:
             raise _translated(error, operation) from None
         return answer
 
 
+# Cognito's answers that a caller or an operator knows by a name of its own, with what to tell them.
+_ANSWERS: dict[str, tuple[type[GatewayError], str]] = {
+    "AliasExistsException": (UserExists, "the e-mail address has a user already"),
+    "CodeDeliveryFailureException": (MailNotDelivered, "the mail could not leave"),
+    "LimitExceededException": (MailLimitReached, "Cognito's mail quota is used up; configure Amazon SES for the pool"),
+    "UserNotFoundException": (UserMissing, "the user was deleted meanwhile"),
+    "UsernameExistsException": (UserExists, "the e-mail address has a user already"),
+}
+
+
 def _translated(error: ClientError | BotoCoreError, operation: str) -> Exception:
+    if isinstance(error, ClientError) and error.response["Error"]["Code"] in _ANSWERS:
+        kind, message = _ANSWERS[error.response["Error"]["Code"]]
+        return kind(f"{operation}: {message}")
     return aws.translated(
         error,
         f"Cognito {operation}",

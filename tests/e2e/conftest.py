@@ -15,6 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -27,6 +28,7 @@ from botocore.exceptions import ClientError
 
 from gateway.events import HANDLED_TYPES
 from tests.local import lambda_service
+from tests.local.moto_fixes import Invitation
 from tests.local.stack import REPOSITORY, Execution, LocalStack
 from tests.local.stripe_account import StripeAccount
 from tests.local.stripe_http import StripeServer
@@ -36,6 +38,9 @@ Json = dict[str, Any]
 WEBHOOK_SECRET, RETIRING_SECRET = "whsec_current", "whsec_retiring"
 API_KEY = "sk_test_first"
 PASSWORD = "Correct-Horse-7-Battery"
+TOPIC = "arn:aws:sns:us-east-1:123456789012:payment-status"
+BUS = "company"
+"""A topic and a bus beside the default one, for whoever deploys with them."""
 PRICES = {"price_by_id": 2, "seats-monthly": 3, "sku_seat": 4}
 
 _BUILT = Path(os.environ["E2E_BUILT"]).absolute() if "E2E_BUILT" in os.environ else None
@@ -93,6 +98,25 @@ class Answer:
         return str(json.loads(self.text)["message"])
 
 
+class Queue:
+    """An SQS queue, and everything that has arrived there."""
+
+    def __init__(self, stack: LocalStack, name: str) -> None:
+        self._sqs = stack.client("sqs")
+        self._url = self._sqs.create_queue(QueueName=name)["QueueUrl"]
+        attributes = self._sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])
+        self.arn = attributes["Attributes"]["QueueArn"]
+        self._arrived: list[Json] = []
+
+    def read(self) -> list[Json]:
+        """The bodies, oldest first."""
+        while found := self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10).get("Messages"):
+            for message in found:
+                self._arrived.append(json.loads(message["Body"]))
+                self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+        return list(self._arrived)
+
+
 class Gateway:
     """The deployed product and everything around it. Every test brings buyers of its own."""
 
@@ -132,8 +156,9 @@ class Gateway:
         self.product = self.stripe.create_product("API")["id"]
         self.seat = self.price({"dapps": "1"})
         self.one_time_seat = self.price({"dapps": "1"}, once=True)
-        self.unmapped = self.price({})
+        self.unmapped = self.price({}, product=self.stripe.create_product("Support")["id"])
         self._count = itertools.count(1)
+        self._listen()
         self.settle()
 
     def __enter__(self) -> Self:
@@ -146,11 +171,26 @@ class Gateway:
         self.stack.close()
         self._server.close()
 
+    def _listen(self) -> None:
+        """As another program of the company would: a rule on each bus and a subscription of the topic."""
+        events, sns = self.stack.client("events"), self.stack.client("sns")
+        events.create_event_bus(Name=BUS)
+        self._queues = {name: Queue(self.stack, name) for name in ("default", BUS, "messages")}
+        for bus in ("default", BUS):
+            target = {"Id": "queue", "Arn": self._queues[bus].arn}
+            pattern = json.dumps({"source": [{"prefix": ""}]})
+            events.put_rule(Name="everything", EventBusName=bus, EventPattern=pattern)
+            events.put_targets(Rule="everything", EventBusName=bus, Targets=[target])
+        assert sns.create_topic(Name=TOPIC.rpartition(":")[2])["TopicArn"] == TOPIC
+        sns.subscribe(TopicArn=TOPIC, Protocol="sqs", Endpoint=self._queues["messages"].arn)
+
     # ------------------------------------------------------------------ Stripe
 
-    def price(self, metadata: Mapping[str, str], *, once: bool = False, **more: Any) -> str:
+    def price(
+        self, metadata: Mapping[str, str], *, once: bool = False, recurring: Json | None = None, **more: Any
+    ) -> str:
         """A price of 5.00, monthly or to be paid once; its id."""
-        recurring = None if once else {"interval": "month"}
+        recurring = None if once else {"interval": "month"} | (recurring or {})
         product = more.pop("product", self.product)
         price = self.stripe.create_price(product, 500, metadata=dict(metadata), recurring=recurring, **more)
         return str(price["id"])
@@ -199,6 +239,15 @@ class Gateway:
             "type": kind,
             "data": {"object": content},
         } | envelope
+
+    @contextmanager
+    def earlier(self, seconds: float) -> Iterator[None]:
+        """What happens at Stripe in this block happened so long ago."""
+        self.stripe.clock = lambda: time.time() - seconds
+        try:
+            yield
+        finally:
+            self.stripe.clock = time.time
 
     def send(self, event: object) -> Answer:
         """Deliver an event as Stripe does."""
@@ -309,6 +358,11 @@ class Gateway:
             ExpressionAttributeValues={f":{name}": _to_dynamo(value) for name, value in values.items()},
         )
 
+    def expire_leases(self) -> None:
+        """As if half a minute had passed since their holders died."""
+        for lease in self.rows("LEASE#"):
+            self._set(lease["pk"], "LEASE", {"expires_at": 0})
+
     def drop_order(self, event_id: str) -> None:
         """Delete an order's row by hand."""
         self._dynamodb.delete_item(
@@ -325,13 +379,37 @@ class Gateway:
         """The executions of an event, re-runs included."""
         return [each for each in self.stack.executions() if each.name.partition("-r")[0] == event_id]
 
-    def counted(self, metric: str) -> int:
+    def counted(self, metric: str, **dimensions: str) -> int:
         """How often the functions counted this (EMF lines in their log)."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
         entries = [json.loads(line) for line in lines if line.startswith("{") and '"_aws"' in line]
-        return int(sum(sum(entry.get(metric, [])) for entry in entries))
+        return int(sum(sum(each.get(metric, [])) for each in entries if dimensions.items() <= each.items()))
+
+    @contextmanager
+    def counting(self, metric: str, times: int | None = 1, **dimensions: str) -> Iterator[None]:
+        """In this block, with all that follows from it, the metric is counted so often (None: at least once)."""
+        before = self.counted(metric, **dimensions)
+        yield
+        self.settle()
+        expected = before + (1 if times is None else times)
+        until(lambda: self.counted(metric, **dimensions) >= expected, 5)
+        assert times is None or self.counted(metric, **dimensions) == expected
+
+    def published(self, sub: str | None = None, *, bus: str = "default") -> list[Json]:
+        """The events on the bus so far, oldest first; those about one user when `sub` is given."""
+        events = self._queues[bus].read()
+        return [event for event in events if sub in (None, event["detail"].get("sub"))]
+
+    def messages(self, email: str | None = None) -> list[Json]:
+        """The messages of the topic so far, oldest first; those about one address when it is given."""
+        messages = [json.loads(notification["Message"]) for notification in self._queues["messages"].read()]
+        return [message for message in messages if email in (None, message.get("email"))]
 
     # ------------------------------------------------------------------ people
+
+    def mails(self, email: str) -> list[Invitation]:
+        """The invitations that were sent to this address, oldest first."""
+        return [mail for mail in self.stack.outbox if mail.to.lower() == email.lower()]
 
     def sign_in(self, email: str) -> Json:
         """Sign in with the usual password, for the first time with the one from the welcome mail; the tokens."""
@@ -391,6 +469,15 @@ class Gateway:
 
     def disable_by_hand(self, email: str) -> None:
         self._cognito.admin_disable_user(UserPoolId=self.stack.user_pool_id, Username=email)
+
+    def ban(self, email: str) -> None:
+        """What the README tells an operator to do."""
+        self.disable_by_hand(email)
+        self._cognito.admin_update_user_attributes(
+            UserPoolId=self.stack.user_pool_id,
+            Username=email,
+            UserAttributes=[{"Name": "custom:disabled_by", "Value": "operator"}],
+        )
 
     def delete_by_hand(self, email: str) -> None:
         self._cognito.admin_delete_user(UserPoolId=self.stack.user_pool_id, Username=email)
@@ -452,6 +539,7 @@ def _nothing_is_broken(request: pytest.FixtureRequest) -> Iterator[None]:
     if "gateway" in request.fixturenames:
         opened: Gateway = request.getfixturevalue("gateway")
         opened.stack.faults.clear()
+        opened.stack.mail.restore()
         opened.stripe.faults.restore()
         opened.stripe.faults.accept_keys({API_KEY})
         opened.stripe.auto_deliver = True

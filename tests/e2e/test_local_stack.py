@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ Parameters:
   Mode: {Type: String, Default: test, AllowedValues: [test, live]}
   TokenMinutes: {Type: Number, Default: 15}
   Concurrency: {Type: Number, Default: 1}
+  Greeting: {Type: String, Default: hello}
 Conditions:
   Live: !Equals [!Ref Mode, live]
 Globals:
@@ -53,7 +54,7 @@ Resources:
     Type: AWS::Serverless::Function
     Properties:
       Handler: echo.handler
-      Environment: {Variables: {TABLE: !Ref Table}}
+      Environment: {Variables: {TABLE: !Ref Table, GREETING: !Ref Greeting}}
       Events:
         Open: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: POST, Path: /echo}}
         Item: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: GET, Path: "/items/{id}"}}
@@ -100,6 +101,12 @@ Resources:
             - Effect: Allow
               Action: cognito-idp:Admin*
               Resource: !GetAtt Pool.Arn
+            - Effect: Allow
+              Action: events:PutEvents
+              Resource: !Sub arn:${AWS::Partition}:events:${AWS::Region}:${AWS::AccountId}:event-bus/default
+            - Effect: Allow
+              Action: sns:Publish
+              Resource: !Ref Topic
   TickFunction:
     Type: AWS::Serverless::Function
     Properties:
@@ -147,6 +154,10 @@ Resources:
   Secret:
     Type: AWS::SecretsManager::Secret
     Properties: {GenerateSecretString: {PasswordLength: 40, ExcludePunctuation: true}}
+  Topic:
+    Type: AWS::SNS::Topic
+  Queue:
+    Type: AWS::SQS::Queue
   Pool:
     Type: AWS::Cognito::UserPool
     Properties:
@@ -303,6 +314,7 @@ def stack(shared: LocalStack) -> Iterator[LocalStack]:
     shared.outbox.clear()
     yield shared
     shared.faults.clear()
+    shared.mail.restore()
 
 
 def post(
@@ -370,7 +382,7 @@ class TestTemplate:
         assert "OnlyLiveFunction" in live.resources
         assert "OnlyLiveFunction" not in test.resources
         variables = test.resources["EchoFunction"].properties["Environment"]["Variables"]
-        assert variables == {"MODE": "off", "TABLE": {"Ref": "Table"}}
+        assert variables == {"MODE": "off", "TABLE": {"Ref": "Table"}, "GREETING": {"Ref": "Greeting"}}
         test.created("Api", "api")
         assert test.outputs() == {"Url": "https://api.execute-api.us-east-1.amazonaws.com/echo"}
 
@@ -413,7 +425,7 @@ class TestLambda:
         result, error = stack.invoke("EchoFunction", {"a": 1})
         assert error is None
         environment = result["environment"]
-        own = {"MODE": "off", "TABLE": stack.orders_table}
+        own = {"MODE": "off", "TABLE": stack.orders_table, "GREETING": "hello"}
         assert own.items() <= environment.items()
         lambdas = {name for name in environment if name.startswith(("AWS_", "LAMBDA_", "_"))}
         rest = {"LANG", "PATH", "PYTHONPATH", "TZ", "LC_CTYPE"}
@@ -468,6 +480,27 @@ class TestLambda:
             thread.join()
         log = stack.invoke("TickFunction", {"still": "well"})
         assert log == ({"still": "well"}, None)
+
+    def test_a_deployment_with_other_parameters_starts_functions_anew(self, stack: LocalStack) -> None:
+        def greeting() -> str:
+            return str(stack.invoke("EchoFunction", {})[0]["environment"]["GREETING"])
+
+        calls, others = stack.calls, self.processes_of(stack, "TickFunction")
+        assert greeting() == "hello"
+        with stack.deployed_with(Greeting="goodbye"):
+            assert greeting() == "goodbye"
+            aws(stack, "secretsmanager", "get_secret_value", SecretId="local-Secret")
+        assert greeting() == "hello"
+        assert [call.action for call in calls] == ["secretsmanager:GetSecretValue"]
+        assert self.processes_of(stack, "TickFunction") == others
+        with pytest.raises(TemplateError, match="Mode"), stack.deployed_with(Mode="live"):
+            pass
+
+    def processes_of(self, stack: LocalStack, function: str) -> set[int]:
+        """The processes in which the function runs."""
+        stack.invoke(function, {})
+        pool = stack._functions._pools[stack.template.physical[function].ref]
+        return {environment._process.pid for environment in pool._idle}
 
     def test_an_event_invocation_answers_at_once(self, stack: LocalStack) -> None:
         invoke = stack.client("lambda").invoke
@@ -637,6 +670,24 @@ class TestPermissions:
         answer = aws(stack, "dynamodb", "transact_write_items", TransactItems=[{"Delete": delete}])
         assert answer["Code"] == "AccessDeniedException"
 
+    def test_publishing_needs_its_bus_and_its_topic(self, stack: LocalStack) -> None:
+        topic = stack.template.physical["Topic"].ref
+        bus = "arn:aws:events:us-east-1:123456789012:event-bus/"
+        default, other = entry(), entry(EventBusName="other")
+        assert aws(stack, "events", "put_events", Entries=[default])["FailedEntryCount"] == 0
+        assert "MessageId" in aws(stack, "sns", "publish", TopicArn=topic, Message="{}")
+        assert stack.calls == [
+            ("AwsFunction", "events:PutEvents", f"{bus}default"),
+            ("AwsFunction", "sns:Publish", topic),
+        ]
+        assert stack.denied == []
+        answer = aws(stack, "events", "put_events", Entries=[default, other])
+        assert (answer["status"], answer["Code"]) == (400, "AccessDeniedException")
+        answer = aws(stack, "sns", "publish", TopicArn=f"{topic}-other", Message="{}")
+        assert (answer["status"], answer["Code"]) == (403, "AccessDeniedException")
+        assert "sns:Publish" in answer["Message"]
+        assert [call.resource for call in stack.denied] == [f"{bus}other", f"{topic}-other"]
+
     def test_a_state_machine_needs_its_role_too(self, stack: LocalStack) -> None:
         execution = run(stack, "Tick")
         assert execution.status == "FAILED"
@@ -674,6 +725,30 @@ class TestFaults:
         assert self.put(stack, "f4")["Code"] == "InternalServerError"
         assert self.stored(stack, "f4")
 
+    def test_eventbridge_fails_as_a_whole_or_entry_by_entry(self, stack: LocalStack) -> None:
+        stack.faults.add("events", "InternalException", count=1)
+        stack.faults.add("events", "ThrottlingException", count=1, status=200)
+        assert aws(stack, "events", "put_events", Entries=[entry()])["status"] == 500
+        answer = aws(stack, "events", "put_events", Entries=[entry(), entry()])
+        assert answer["FailedEntryCount"] == 2
+        assert [failed["ErrorCode"] for failed in answer["Entries"]] == ["ThrottlingException"] * 2
+
+    def test_an_error_of_a_query_service_can_be_read(self, stack: LocalStack) -> None:
+        topic = stack.template.physical["Topic"].ref
+        stack.faults.add("sns", "Throttled", count=1, status=429, message="<slower> & slower")
+        answer = aws(stack, "sns", "publish", TopicArn=topic, Message="{}")
+        assert (answer["status"], answer["Code"], answer["Message"]) == (429, "Throttled", "<slower> & slower")
+
+    def test_a_function_can_die_at_a_call_before_or_after_it_happens(self, stack: LocalStack) -> None:
+        request = {"TableName": stack.orders_table, "Item": {"pk": {"S": "f6"}}}
+        for happens in (False, True):
+            stack.faults.add("dynamodb", "killed", "PutItem", count=1, applied=happens, kill=True)
+            event = {"service": "dynamodb", "method": "put_item", "request": request}
+            _, error = stack.invoke("AwsFunction", event)
+            assert error is not None
+            assert error["errorType"] == "Runtime.ExitError"
+            assert self.stored(stack, "f6") is happens
+
     def test_tests_themselves_are_not_hit(self, stack: LocalStack) -> None:
         stack.faults.add("dynamodb", "InternalServerError")
         assert not self.stored(stack, "f5")
@@ -681,6 +756,36 @@ class TestFaults:
     def test_lambda_throttling_reaches_the_state_machine(self, stack: LocalStack) -> None:
         stack.faults.add("lambda", "TooManyRequestsException", function="Machine", status=429)
         assert run(stack, "Echo").states[-1] == "Throttled"
+
+
+# ---------------------------------------------------------------------------- EventBridge, SNS, SQS
+
+
+def entry(**more: str) -> dict[str, str]:
+    return {"Source": "shop", "DetailType": "Sold", "Detail": '{"units": 2}', **more}
+
+
+class TestMessages:
+    def received(self, stack: LocalStack) -> list[Any]:
+        url = stack.template.physical["Queue"].ref
+        answer = stack.client("sqs").receive_message(QueueUrl=url, MaxNumberOfMessages=10)
+        return [json.loads(message["Body"]) for message in answer.get("Messages", [])]
+
+    def test_an_event_reaches_the_queue_of_a_rule(self, stack: LocalStack) -> None:
+        events, arn = stack.client("events"), stack.template.physical["Queue"].attributes["Arn"]
+        events.put_rule(Name="all", EventPattern=json.dumps({"source": [{"prefix": ""}]}))
+        events.put_targets(Rule="all", Targets=[{"Id": "queue", "Arn": arn}])
+        aws(stack, "events", "put_events", Entries=[entry()])
+        (event,) = self.received(stack)
+        assert (event["source"], event["detail-type"], event["detail"]) == ("shop", "Sold", {"units": 2})
+
+    def test_a_message_reaches_the_queue_of_a_subscription(self, stack: LocalStack) -> None:
+        sns, topic = stack.client("sns"), stack.template.physical["Topic"].ref
+        arn = stack.template.physical["Queue"].attributes["Arn"]
+        sns.subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
+        aws(stack, "sns", "publish", TopicArn=topic, Message='{"event": "SOLD"}')
+        (notification,) = self.received(stack)
+        assert json.loads(notification["Message"]) == {"event": "SOLD"}
 
 
 # ------------------------------------------------------------------------------------ Step Functions
@@ -962,11 +1067,21 @@ class TestCognito:
         self.update(stack, "new@example.com", email="newer@example.com", email_verified="true")
         assert self.attributes(stack, "newer@example.com")["email_verified"] == "true"
 
+    def test_sign_in_follows_the_address(self, stack: LocalStack) -> None:
+        self.confirmed(stack, "moving@example.com", email_verified="true")
+        sub = self.attributes(stack, "moving@example.com")["sub"]
+        self.update(stack, sub, email="moved@example.com")
+        assert self.sign_in(stack, "moved@example.com")["AuthenticationResult"]
+        with pytest.raises(ClientError, match="NotAuthorizedException"):
+            self.sign_in(stack, "moving@example.com")
+        assert self.create(stack, "moving@example.com")["Username"] != sub
+
     def test_an_email_belongs_to_one_user(self, stack: LocalStack) -> None:
         self.create(stack, "holder@example.com")
         self.create(stack, "other@example.com")
         with pytest.raises(ClientError, match="AliasExistsException"):
-            self.update(stack, "other@example.com", email="HOLDER@example.com")
+            self.update(stack, "other@example.com", email="HOLDER@example.com", **{"custom:units": "9"})
+        assert "custom:units" not in self.attributes(stack, "other@example.com")
         self.update(stack, "other@example.com", email="other@example.com")
 
     def test_an_invitation_has_a_password_that_works(self, stack: LocalStack) -> None:
@@ -1013,6 +1128,68 @@ class TestCognito:
             self.create(stack, "member@example.com", MessageAction="RESEND")
         with pytest.raises(ClientError, match="UserNotFoundException"):
             self.create(stack, "ghost@example.com", MessageAction="RESEND")
+
+    def test_a_user_who_never_signed_in_is_told_apart(self, stack: LocalStack) -> None:
+        def look(email: str) -> Any:
+            return stack.client("cognito-idp").admin_get_user(UserPoolId=stack.user_pool_id, Username=email)
+
+        began = datetime.now(UTC).replace(microsecond=0)
+        self.create(stack, "waiting@example.com")
+        self.confirmed(stack, "inside@example.com")
+        assert look("waiting@example.com")["UserStatus"] == "FORCE_CHANGE_PASSWORD"
+        assert look("inside@example.com")["UserStatus"] == "CONFIRMED"
+        created = look("waiting@example.com")["UserCreateDate"]
+        assert began <= created <= datetime.now(UTC)
+        stack.backdate("waiting@example.com", days=8)
+        self.create(stack, "waiting@example.com", MessageAction="RESEND")
+        waiting = look("waiting@example.com")
+        assert created - waiting["UserCreateDate"] > timedelta(days=7)
+        assert waiting["UserLastModifiedDate"] >= began
+
+    @pytest.mark.parametrize(("days", "signs_in"), [(6.9, True), (7.1, False)])
+    def test_a_temporary_password_expires_until_it_is_sent_again(
+        self, stack: LocalStack, days: float, signs_in: bool
+    ) -> None:
+        email = f"expiring-{signs_in}@example.com"
+        self.create(stack, email)
+        stack.backdate(email, days)
+        if signs_in:
+            assert self.sign_in(stack, email, stack.outbox[0].temporary_password)["ChallengeName"]
+            return
+        with pytest.raises(ClientError, match="Temporary password has expired"):
+            self.sign_in(stack, email, stack.outbox[0].temporary_password)
+        self.create(stack, email, MessageAction="RESEND")
+        assert self.sign_in(stack, email, stack.outbox[1].temporary_password)["ChallengeName"]
+        with pytest.raises(ClientError, match="Incorrect username or password"):
+            self.sign_in(stack, email, stack.outbox[0].temporary_password)
+
+    def test_a_mail_that_cannot_be_delivered_leaves_a_user(self, stack: LocalStack) -> None:
+        stack.mail.fail(2)
+        for action in ({}, {"MessageAction": "RESEND"}):
+            with pytest.raises(ClientError, match="CodeDeliveryFailureException"):
+                self.create(stack, "unreachable@example.com", **action)
+            assert self.attributes(stack, "unreachable@example.com")["email"] == "unreachable@example.com"
+        assert stack.outbox == []
+        self.create(stack, "unreachable@example.com", MessageAction="RESEND")
+        assert [(mail.to, mail.resend) for mail in stack.outbox] == [("unreachable@example.com", True)]
+
+    def test_a_mail_over_the_quota_makes_no_user(self, stack: LocalStack) -> None:
+        stack.mail.exhaust(2)
+        request = {"UserPoolId": stack.user_pool_id, "Username": "tomorrow@example.com"}
+        for _ in range(2):
+            # Not by boto3's usual client, which takes this error for throttling and tries again.
+            answer = aws(stack, "cognito-idp", "admin_create_user", **request, DesiredDeliveryMediums=["EMAIL"])
+            assert (answer["status"], answer["Code"]) == (400, "LimitExceededException")
+            with pytest.raises(ClientError, match="UserNotFoundException"):
+                self.attributes(stack, "tomorrow@example.com")
+        self.create(stack, "tomorrow@example.com")
+        assert len(stack.outbox) == 1
+
+    def test_a_user_made_without_a_mail_needs_none(self, stack: LocalStack) -> None:
+        stack.mail.exhaust(100)
+        self.create(stack, "imported@example.com", MessageAction="SUPPRESS")
+        with pytest.raises(ClientError, match="LimitExceededException"):
+            self.create(stack, "imported@example.com", MessageAction="RESEND")
 
     def test_disabling_revokes_and_enabling_does_not_restore(self, stack: LocalStack) -> None:
         cognito = stack.client("cognito-idp")

@@ -177,7 +177,7 @@ class _Environment:
     """An execution environment: one process that answers one invocation at a time."""
 
     def __init__(self, function: Function, service: LambdaService) -> None:
-        self._function = function
+        self.function = function
         self._api = _RuntimeApi(function.arn)
         options = ["--python-client"] if service.python_client else []
         self._process = subprocess.Popen(
@@ -198,8 +198,8 @@ class _Environment:
         request_id = str(uuid.uuid4())
         what, body = self._wait(INIT_SECONDS)
         if what == "ready":
-            self._api.invocations.put((request_id, payload, time.time() + self._function.timeout))
-            what, body = self._wait(self._function.timeout)
+            self._api.invocations.put((request_id, payload, time.time() + self.function.timeout))
+            what, body = self._wait(self.function.timeout)
         match what:
             case "response":
                 return Answer(body, failed=False)
@@ -213,7 +213,7 @@ class _Environment:
                 error, text = "Runtime.ExitError", f"Runtime exited with error: {body.decode()}"
             case _:
                 error = "Sandbox.Timedout"
-                text = f"Task timed out after {self._function.timeout:.2f} seconds"
+                text = f"Task timed out after {self.function.timeout:.2f} seconds"
         message = f"RequestId: {request_id} Error: {text}"
         return Answer(json.dumps({"errorType": error, "errorMessage": message}).encode(), failed=True)
 
@@ -267,6 +267,20 @@ class _Pool:
         finally:
             self._slots.release()
 
+    def kill(self) -> None:
+        with self._changed:
+            for environment in self._busy:
+                environment.kill()
+
+    def update(self, function: Function) -> None:
+        with self._changed:
+            if function == self.function:
+                return
+            self.function = function
+            for environment in self._idle:
+                environment.stop()
+            self._idle.clear()
+
     def close(self) -> None:
         with self._changed:
             self._closed = True
@@ -286,7 +300,7 @@ class _Pool:
             return environment
 
     def _give_back(self, environment: _Environment) -> None:
-        if environment.alive and self._closed:
+        if environment.alive and (self._closed or environment.function != self.function):
             environment.stop()
         with self._changed:
             self._busy.discard(environment)
@@ -318,6 +332,14 @@ class LambdaService:
         """Makes functions known."""
         for function in functions:
             self._pools[function.name] = _Pool(function, self)
+
+    def kill(self, reference: str) -> None:
+        """Kills the function's processes that are answering an invocation."""
+        self._pools[self.find(reference).name].kill()
+
+    def update(self, function: Function) -> None:
+        """Changes a function; environments that have what it was before end when they are idle."""
+        self._pools[function.name].update(function)
 
     def find(self, reference: str) -> Function:
         """The function with this name or ARN, with or without a qualifier."""

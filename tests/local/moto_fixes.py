@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +40,7 @@ from moto.cognitoidp.utils import flatten_attrs
 from moto.core.config import default_user_config
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
+from moto.core.utils import utcnow
 from moto.dynamodb.responses import DynamoHandler
 from moto.stepfunctions.parser.api import (
     ExecutionStatus,
@@ -103,6 +104,48 @@ class Invitation:
 
 outbox: list[Invitation] = []
 """Every invitation, oldest first."""
+
+
+class Mail:
+    """What becomes of the next invitations: they leave, unless told otherwise."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._over_quota = 0
+        self._undeliverable = 0
+
+    def exhaust(self, n: int) -> None:
+        """The next `n` invitations are over the pool's quota: LimitExceededException, and nothing is done."""
+        with self._lock:
+            self._over_quota = n
+
+    def fail(self, n: int) -> None:
+        """The next `n` invitations cannot be delivered: CodeDeliveryFailureException, but all else is done."""
+        with self._lock:
+            self._undeliverable = n
+
+    def restore(self) -> None:
+        """Mail leaves again."""
+        with self._lock:
+            self._over_quota = self._undeliverable = 0
+
+    def meet_quota(self) -> None:
+        """Called before anything is done that ends with an invitation."""
+        with self._lock:
+            if self._over_quota:
+                self._over_quota -= 1
+                raise JsonRESTError("LimitExceededException", "Exceeded daily email limit for the operation.")
+
+    def send(self, invitation: Invitation) -> None:
+        """Called when all else is done."""
+        with self._lock:
+            if self._undeliverable:
+                self._undeliverable -= 1
+                raise JsonRESTError("CodeDeliveryFailureException", "The invitation could not be delivered.")
+        outbox.append(invitation)
+
+
+mail = Mail()
 
 
 def fixes(owner: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -183,27 +226,47 @@ def admin_create_user(  # noqa: F811
     temporary_password: str | None,
     attributes: list[dict[str, str]],
 ) -> CognitoIdpUser:
-    """Attributes follow the schema, passwords the policy; RESEND is for users who never signed in."""
+    """Attributes follow the schema, passwords the policy; RESEND is for users who never signed in; mail may fail."""
     with _cognito_lock:
         pool = backend.describe_user_pool(user_pool_id)
         _check_attributes(pool, attributes or [])
         if temporary_password:
             backend._validate_password(user_pool_id, temporary_password)
         password = temporary_password or _generate_password(pool)
+        by_mail = message_action != "SUPPRESS" and "EMAIL" in getattr(_request, "mediums", [])
         if message_action == "RESEND":
             user = backend.admin_get_user(user_pool_id, username)
             if user.status != cognito.UserStatus.FORCE_CHANGE_PASSWORD:
                 raise UnsupportedUserStateError(f"Resend not possible. {username} has signed in.")
-            user.password = password
+            if by_mail:
+                mail.meet_quota()
+            user.password, user.last_modified_date = password, utcnow()
         elif pool._get_user(username):
             raise UsernameExistsException("An account with the given email already exists.")
         else:
+            if by_mail:
+                mail.meet_quota()
             user = original(backend, user_pool_id, username, None, password, attributes)
-    email = user.attribute_lookup.get("email")
-    if message_action != "SUPPRESS" and email and "EMAIL" in getattr(_request, "mediums", []):
-        resend = message_action == "RESEND"
-        outbox.append(Invitation(user_pool_id, email, user.username, password, resend))
+        user.invited_at = utcnow()
+    if by_mail and (email := user.attribute_lookup.get("email")):
+        mail.send(Invitation(user_pool_id, email, user.username, password, message_action == "RESEND"))
     return user
+
+
+def backdate(account_id: str, region: str, user_pool_id: str, username: str, days: float) -> None:
+    """As if the user had been made, and had got their temporary password, so many days ago."""
+    with _cognito_lock:
+        user = cognito.cognitoidp_backends[account_id][region].admin_get_user(user_pool_id, username)
+        user.create_date = user.last_modified_date = user.invited_at = utcnow() - timedelta(days=days)
+
+
+@fixes(CognitoIdpBackend)
+def admin_set_user_password(
+    original: Any, backend: Any, user_pool_id: str, username: str, password: str, permanent: bool
+) -> None:
+    """A temporary password that an administrator sets begins to expire then."""
+    original(backend, user_pool_id, username, password, permanent)
+    backend.admin_get_user(user_pool_id, username).invited_at = utcnow()
 
 
 @fixes(CognitoIdpBackend)
@@ -276,7 +339,7 @@ def sign_up(
 
 @fixes(CognitoIdpBackend)
 def initiate_auth(original: Any, backend: Any, client_id: str, auth_flow: str, auth_parameters: dict[str, str]) -> Any:
-    """Only flows that the client allows; revoked and deleted users' refresh tokens are refused."""
+    """Only flows that the client allows; revoked tokens and temporary passwords that have expired are refused."""
     pool = _pool_of(backend, client_id)
     if pool:
         _check_sign_in(pool, client_id, auth_flow, auth_parameters)
@@ -459,10 +522,21 @@ def _check_sign_in(pool: Any, client_id: str, flow: str, parameters: dict[str, s
         issued = pool.refresh_tokens.get(parameters.get("REFRESH_TOKEN", ""))
         if issued is None or pool._get_user(issued[1]) is None:
             raise NotAuthorizedError("Refresh Token has been revoked")
-    elif pool._get_user(parameters.get("USERNAME", "")) is None:
+        return
+    user = pool._get_user(parameters.get("USERNAME", ""))
+    if user is None:
         if client.extended_config.get("PreventUserExistenceErrors") == "ENABLED":
             raise NotAuthorizedError("Incorrect username or password.")
         raise UserNotFoundError("User does not exist.")
+    if user.password == parameters.get("PASSWORD") and _expired(pool, user):
+        raise NotAuthorizedError("Temporary password has expired and must be reset by an administrator.")
+
+
+def _expired(pool: Any, user: Any) -> bool:
+    """Whether the user never signed in, and their temporary password is too old for it."""
+    policy = pool.extended_config.get("Policies", {}).get("PasswordPolicy", {})
+    lifetime = timedelta(days=int(policy.get("TemporaryPasswordValidityDays") or 7))
+    return user.status == cognito.UserStatus.FORCE_CHANGE_PASSWORD and utcnow() >= user.invited_at + lifetime
 
 
 def _challenge(pool: Any, answer: Any) -> Any:

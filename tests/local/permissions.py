@@ -13,7 +13,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote
+from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import escape
 
 from werkzeug.wrappers import Request, Response
 
@@ -22,6 +23,7 @@ from .template import Template, TemplateError
 INVOKE_PATH = re.compile(r"/2015-03-31/functions/([^/]+)/invocations/?")
 
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d+/([^/]+)/([^/]+)/aws4_request")
+_FORM = "application/x-www-form-urlencoded"
 _IAM_PREFIXES = {"email": "ses", "monitoring": "cloudwatch"}
 _TRANSACTION_ACTIONS = {
     "ConditionCheck": "dynamodb:ConditionCheckItem",
@@ -41,12 +43,16 @@ class Call(NamedTuple):
 
 
 class AwsCall(NamedTuple):
-    """A request to the endpoint: who signed it, for which service, and the actions that it needs."""
+    """A request to the endpoint: who signed it, for which service, and the actions that it needs.
+
+    `xml`: the service speaks the older query protocol, in which errors are XML.
+    """
 
     access_key: str
     service: str
     operation: str
     needs: tuple[tuple[str, str | None], ...]
+    xml: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,8 @@ class Permissions:
             f"User: arn:aws:sts::{account}:assumed-role/{role.logical_id}/{function} is not "
             f"authorized to perform: {refused.action} on resource: {refused.resource or '*'} "
             f"because no identity-based policy allows the {refused.action} action",
-            status=403 if call.service == "lambda" else 400,
+            status=403 if call.service in ("lambda", "sns") else 400,
+            xml=call.xml,
         )
 
     def read(self, request: Request, body: bytes) -> AwsCall | None:
@@ -151,9 +158,10 @@ class Permissions:
             return None
         key, _, scope = signature.groups()
         service = _IAM_PREFIXES.get(scope, scope)
-        operation = _operation(request, body)
-        needs = tuple(self._needs(service, operation, request, _json(body)))
-        return AwsCall(key, service, operation, needs)
+        form = dict(parse_qsl(body.decode())) if request.mimetype == _FORM else {}
+        operation = form.get("Action") or _operation(request)
+        needs = tuple(self._needs(service, operation, request, form or _json(body)))
+        return AwsCall(key, service, operation, needs, xml=bool(form))
 
     def _needs(
         self, service: str, operation: str, request: Request, body: Mapping[str, Any]
@@ -173,6 +181,11 @@ class Permissions:
                 yield action, self._arn("cognito-idp", f"userpool/{body['UserPoolId']}")
             case "secretsmanager" if "SecretId" in body:
                 yield action, self._secret(body["SecretId"])
+            case "events" if "Entries" in body:
+                for entry in body["Entries"]:
+                    yield action, self._bus(entry.get("EventBusName") or "default")
+            case "sns" if "TopicArn" in body:
+                yield action, body["TopicArn"]
             case "states":
                 yield action, body.get("stateMachineArn") or body.get("executionArn")
             case "lambda" if path := INVOKE_PATH.fullmatch(unquote(request.path)):
@@ -186,6 +199,9 @@ class Permissions:
         arn = name if name.startswith("arn:") else self._arn("dynamodb", f"table/{name}")
         return f"{arn}/index/{body['IndexName']}" if "IndexName" in body else arn
 
+    def _bus(self, name: str) -> str:
+        return name if name.startswith("arn:") else self._arn("events", f"event-bus/{name}")
+
     def _secret(self, secret_id: str) -> str:
         """A secret's full ARN: it may be asked for by name, or without the six characters at its end."""
         prefix = secret_id if secret_id.startswith("arn:") else self._arn("secretsmanager", f"secret:{secret_id}")
@@ -198,8 +214,11 @@ class Permissions:
         return f"arn:aws:{service}:{pseudo['AWS::Region']}:{pseudo['AWS::AccountId']}:{resource}"
 
 
-def aws_error(code: str, message: str, status: int = 400) -> Response:
-    """An error in the shape of AWS's JSON services; the header serves the REST ones (Lambda) too."""
+def aws_error(code: str, message: str, status: int = 400, *, xml: bool = False) -> Response:
+    """An error in the shape of AWS's JSON services, or of the query ones; the header serves Lambda's REST too."""
+    if xml:
+        error = f"<Type>Sender</Type><Code>{escape(code)}</Code><Message>{escape(message)}</Message>"
+        return Response(f"<ErrorResponse><Error>{error}</Error></ErrorResponse>", status, content_type="text/xml")
     return Response(
         json.dumps({"__type": code, "message": message, "Message": message}),
         status,
@@ -208,16 +227,14 @@ def aws_error(code: str, message: str, status: int = 400) -> Response:
     )
 
 
-def _operation(request: Request, body: bytes) -> str:
-    """The IAM action of a request in one of AWS's protocols."""
+def _operation(request: Request) -> str:
+    """The IAM action of a request in one of AWS's protocols, but for the query one, which has it in its form."""
     if target := request.headers.get("X-Amz-Target"):
         return target.rsplit(".", 1)[1]
     if INVOKE_PATH.fullmatch(unquote(request.path)):
         return "InvokeFunction"
     if "/operation/" in request.path:
         return request.path.rsplit("/", 1)[1]
-    if request.mimetype == "application/x-www-form-urlencoded":
-        return parse_qs(body.decode()).get("Action", ["?"])[0]
     return f"{request.method} {request.path}"
 
 

@@ -19,7 +19,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -110,6 +110,7 @@ class Fault:
     status: int
     remaining: int | None
     applied: bool
+    kill: bool
     hits: int = 0
 
     def concerns(self, caller: str, call: AwsCall) -> bool:
@@ -140,15 +141,18 @@ class Faults:
         message: str = "A fault of the local stack.",
         status: int | None = None,
         applied: bool = False,
+        kill: bool = False,
     ) -> Fault:
         """Lets calls of a service (its IAM prefix) fail with an error code.
 
         `action` (such as PutItem) and `function` (logical id) narrow it; `count` ends it after so many calls.
-        `applied`: the service does what it was asked, only its answer is lost.
+        `applied`: the service does what it was asked, only its answer is lost. `status` 200 is EventBridge's way:
+        PutEvents succeeds, and says of each entry that it failed.
+        `kill`: the function that calls dies before it gets an answer.
         """
         if status is None:
             status = 500 if code.startswith(("Internal", "Service")) else 400
-        fault = Fault(service, action, function, code, message, status, count, applied)
+        fault = Fault(service, action, function, code, message, status, count, applied, kill)
         with self._lock:
             self._faults.append(fault)
         return fault
@@ -265,7 +269,8 @@ class LocalStack:
         template: Path,
         python_client: bool,
     ) -> None:
-        self.template = Template(template.resolve(), parameters)
+        self._source, self._parameters = template.resolve(), dict(parameters)
+        self.template = Template(self._source, self._parameters)
         self.region: str = self.template.pseudo["AWS::Region"]
         self.account_id: str = self.template.pseudo["AWS::AccountId"]
         self.faults = Faults()
@@ -296,6 +301,7 @@ class LocalStack:
         moto_fixes.retry_scale = retry_scale
         moto_fixes.access_keys.clear()
         moto_fixes.outbox.clear()
+        moto_fixes.mail.restore()
         moto_fixes.stopping.clear()
         self._opened.callback(self._wait_for_end)
         self._functions = LambdaService(endpoint.url, log=log, python=python, python_client=python_client)
@@ -359,6 +365,32 @@ class LocalStack:
         document = json.loads(answer.payload)
         return Invocation(None, document) if answer.failed else Invocation(document, None)
 
+    @contextlib.contextmanager
+    def deployed_with(self, **parameters: str) -> Iterator[None]:
+        """As if the stack were deployed again with some other parameters, until the end of the block.
+
+        Functions whose variables differ start anew, and roles allow what they allow then; resources stay.
+        """
+        changed = Template(self._source, {**self._parameters, **parameters})
+        changed.physical = self.template.physical
+        if changed.resources.keys() != self.template.resources.keys():
+            raise TemplateError(f"{', '.join(parameters)}: another value makes or removes resources")
+        now = self.template
+        self._deploy(changed)
+        try:
+            yield
+        finally:
+            self._deploy(now)
+
+    def _deploy(self, template: Template) -> None:
+        for resource in template.of_type("AWS::Lambda::Function"):
+            properties = template.resolve(resource.properties)
+            function = self._functions.find(template.physical[resource.logical_id].ref)
+            self._functions.update(replace(function, environment=_variables(properties)))
+        before, self._permissions = self._permissions, Permissions(template)
+        if before:
+            self._permissions.calls, self._permissions.denied = before.calls, before.denied
+
     def run_schedules(self) -> dict[str, Invocation]:
         """Runs every schedule once, now; the results by the logical id of the schedule."""
         results = {}
@@ -372,6 +404,15 @@ class LocalStack:
             document = json.loads(answer.payload)
             results[logical_id] = Invocation(None if answer.failed else document, document if answer.failed else None)
         return results
+
+    @property
+    def mail(self) -> moto_fixes.Mail:
+        """What becomes of the next invitations."""
+        return moto_fixes.mail
+
+    def backdate(self, username: str, days: float) -> None:
+        """Move the creation of a user of the pool, and their temporary password, into the past."""
+        moto_fixes.backdate(self.account_id, self.region, self.user_pool_id, username, days)
 
     def put_secret(self, logical_id: str, value: str) -> None:
         """Gives a secret of the template a new value."""
@@ -445,7 +486,14 @@ class LocalStack:
             if fault is None:
                 return service(environ, start_response)
             Response.from_app(service, environ)
-        return aws_error(fault.code, fault.message, fault.status)(environ, start_response)
+        if fault.kill and caller:
+            self._functions.kill(self.template.physical[caller].ref)
+        if fault.status == 200:
+            entries = [{"ErrorCode": fault.code, "ErrorMessage": fault.message} for _ in call.needs] if call else []
+            refusal = {"FailedEntryCount": len(entries), "Entries": entries}
+            return Response(json.dumps(refusal), content_type="application/x-amz-json-1.1")(environ, start_response)
+        xml = call is not None and call.xml
+        return aws_error(fault.code, fault.message, fault.status, xml=xml)(environ, start_response)
 
     def _answer_invocation(self, request: Request, reference: str, body: bytes) -> Response:
         """Lambda's Invoke."""
@@ -580,11 +628,6 @@ class LocalStack:
             raise TemplateError(f"{logical_id}: only Python functions run in the local stack")
         name = self._name(logical_id, properties.get("FunctionName"))
         arn = self._arn("lambda", f"function:{name}")
-        variables = dict(properties.get("Environment", {}).get("Variables", {}))
-        logging = properties.get("LoggingConfig", {})
-        if logging.get("LogFormat") == "JSON":
-            variables["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
-            variables["AWS_LAMBDA_LOG_LEVEL"] = logging.get("ApplicationLogLevel", "INFO")
         reserved = properties.get("ReservedConcurrentExecutions")
         function = Function(
             logical_id=logical_id,
@@ -595,9 +638,9 @@ class LocalStack:
             access_key=access_key_of(logical_id),
             region=self.region,
             runtime=properties["Runtime"],
-            environment={key: _text(value) for key, value in variables.items()},
+            environment=_variables(properties),
             layers=self._layers,
-            log_group=logging.get("LogGroup", ""),
+            log_group=properties.get("LoggingConfig", {}).get("LogGroup", ""),
             memory=int(properties.get("MemorySize", 128)),
             timeout=float(properties.get("Timeout", 3)),
             reserved=None if reserved is None else int(reserved),
@@ -760,6 +803,16 @@ class LocalStack:
         moto_fixes.close_clients()
         for client in self._clients.values():
             client.close()
+
+
+def _variables(properties: Mapping[str, Any]) -> dict[str, str]:
+    """The environment of a function: its variables, and those that Lambda makes of its LoggingConfig."""
+    variables = dict(properties.get("Environment", {}).get("Variables", {}))
+    logging = properties.get("LoggingConfig", {})
+    if logging.get("LogFormat") == "JSON":
+        variables["AWS_LAMBDA_LOG_FORMAT"] = "JSON"
+        variables["AWS_LAMBDA_LOG_LEVEL"] = logging.get("ApplicationLogLevel", "INFO")
+    return {key: _text(value) for key, value in variables.items()}
 
 
 def _text(value: Any) -> str:

@@ -20,6 +20,7 @@ from .stripe_faults import ApiError, missing
 from .stripe_objects import (
     Json,
     amount_of,
+    new_credit_note,
     new_customer,
     new_dispute,
     new_fraud_warning,
@@ -112,6 +113,17 @@ class StripeAccount(StripeBilling):
         self.tell("product.deleted", stored)
         del self.objects["product"][product]
         return {"id": product, "object": "product", "deleted": True}
+
+    @locked
+    def delete_price(self, price: str) -> Json:
+        """Only a price that was never used can be deleted, and only in the dashboard."""
+        stored = self.stored("price", price)
+        sold = [line for lines in self.session_items.values() for line in lines]
+        if any(one["price"] == price for one in [*sold, *self.objects["subscription_item"].values()]):
+            raise ApiError(400, "This price cannot be deleted because it has been used.")
+        self.tell("price.deleted", stored)
+        del self.objects["price"][price]
+        return {"id": price, "object": "price", "deleted": True}
 
     # Customers
 
@@ -380,6 +392,48 @@ class StripeAccount(StripeBilling):
         if status == "succeeded":
             self.tell("charge.refund.updated", refund)
         return self.render(refund)
+
+    @locked
+    def settle_refund(self, refund: str) -> Json:
+        """A pending refund arrives."""
+        stored = self.stored("refund", refund)
+        if stored["status"] != "pending":
+            raise ApiError(400, f"This refund is {stored['status']}.")
+        with self.changing(stored, "refund.updated"):
+            stored["status"] = "succeeded"
+        return self.render(stored)
+
+    @locked
+    def credit_note(self, invoice: str, amount: int | None = None, refund: bool = True) -> Json:
+        """Credit a paid invoice, in whole unless `amount` says how much; `refund` gives the money back as well."""
+        stored = self.stored("invoice", invoice)
+        left = stored["amount_paid"] - stored["post_payment_credit_notes_amount"]
+        amount = left if amount is None else amount
+        if stored["status"] != "paid" or not 0 < amount <= left:
+            raise ApiError(400, "The credit note is greater than what was paid.", None, "amount")
+        number = len(self._referring("credit_note", "invoice", invoice)) + 1
+        given = [self.refund(self.charge_of(invoice)["id"], amount)["id"]] if refund else []
+        lines, rest = [], amount
+        for line in self.lines_of(invoice):
+            credited = min(line["amount"], rest)
+            rest -= credited
+            if credited:
+                lines.append((self.new_id("cnli"), line, credited))
+        note = self.put(
+            new_credit_note(
+                self.new_id("cn"),
+                self.now(),
+                stored,
+                f"{stored['number']}-CN-{number:02d}",
+                amount,
+                given,
+                lines,
+            )
+        )
+        with self.changing(stored, "invoice.updated"):
+            stored["post_payment_credit_notes_amount"] += amount
+        self.tell("credit_note.created", note)
+        return self.render(note)
 
     @locked
     def fail_refund(self, refund: str) -> Json:

@@ -176,7 +176,9 @@ def session_email(_account: StripeAccount, obj: Json, value: Json) -> bool:
 
 
 def payment_of(_account: StripeAccount, obj: Json, value: Json) -> bool:
-    return bool(obj["payment"]["payment_intent"] == value.get("payment_intent"))
+    if "type" not in value:
+        raise ApiError(400, "Missing required param: payment[type].", "parameter_missing", "payment")
+    return all(obj["payment"].get(key) == wanted for key, wanted in value.items())
 
 
 def price_recurring(_account: StripeAccount, obj: Json, value: Json) -> bool:
@@ -274,6 +276,12 @@ RESOURCES = [
             "status": same("status"),
             "subscription": invoice_subscription,
         },
+    ),
+    Resource(
+        "credit_note",
+        "credit_notes",
+        sp.CreditNoteListParams,
+        CREATED | {"customer": same("customer"), "invoice": same("invoice")},
     ),
     Resource(
         "invoice_payment",
@@ -536,6 +544,7 @@ class StripeApi:
             ("POST", "invoices/<id_>/pay"): self._pay_invoice,
             ("POST", "invoices/<id_>/void"): self._void_invoice,
             ("POST", "invoices/<id_>/mark_uncollectible"): self._write_off_invoice,
+            ("POST", "credit_notes"): self._create_credit_note,
             ("POST", "refunds"): self._create_refund,
             ("POST", "disputes/<id_>/close"): self._close_dispute,
             ("POST", "webhook_endpoints"): self._create_endpoint,
@@ -721,6 +730,13 @@ class StripeApi:
 
     def _write_off_invoice(self, params: Json, id_: str) -> Json:
         return self.account.mark_uncollectible(id_)
+
+    def _create_credit_note(self, params: Json) -> Json:
+        refuse_unknown(params, sp.CreditNoteCreateParams, {"invoice", "amount", "refund_amount", "credit_amount"})
+        amount, refunded, credited = (optional_integer(params, n) for n in ("amount", "refund_amount", "credit_amount"))
+        if (refunded or 0) + (credited or 0) != (amount or 0) or (refunded and credited):
+            raise ApiError(400, "The sum of refund, credit and out of band must equal the amount.", None, "amount")
+        return self.account.credit_note(params["invoice"], amount, refund=bool(refunded))
 
     def _create_refund(self, params: Json) -> Json:
         acted_on = {"charge", "payment_intent", "amount", "reason"}

@@ -76,9 +76,13 @@ class StripeBilling(StripeStore):
     def _new_invoice(self, subscription: Json, reason: str, amount: int | None = None) -> Json:
         """A draft of what the subscription's items cost now (or `amount`); emits nothing."""
         items = self.items_of(subscription["id"])
-        first = items[0]
-        period = (first["current_period_start"], first["current_period_end"])
         free = amount is None and subscription["status"] == "trialing"
+        # The invoice's own period looks back: what is paid for is in its lines.
+        begin = before = self.now()
+        if reason == "subscription_cycle":
+            recurring = self.stored("price", items[0]["price"])["recurring"]
+            begin = items[0]["current_period_start"]
+            before = add_interval(begin, recurring["interval"], -recurring["interval_count"])
         lines: list[tuple[int, Json, Json]] = []
         for item in items if amount is None else items[:1]:
             price = self.stored("price", item["price"])
@@ -98,7 +102,7 @@ class StripeBilling(StripeStore):
                 subscription["currency"],
                 f"{customer['id'][-8:].upper()}-{sequence:04d}",
                 reason,
-                period,
+                (before, begin),
                 subscription["collection_method"],
                 due_date,
                 subscription,
@@ -115,7 +119,7 @@ class StripeBilling(StripeStore):
                     invoice["currency"],
                     f"{item.get('quantity', 0)} × {product['name']}",
                     item.get("quantity", 0),
-                    period,
+                    (item["current_period_start"], item["current_period_end"]),
                     price,
                     item,
                 )
@@ -226,10 +230,12 @@ class StripeBilling(StripeStore):
 
     @locked
     def void_invoice(self, invoice: str) -> Json:
+        """Take an invoice back: a past_due subscription becomes active by it."""
         stored = self.stored("invoice", invoice)
         if stored["status"] not in ("open", "uncollectible"):
             raise ApiError(400, f"You can't void an invoice that is {stored['status']}.")
         self._close(stored, "void", "voided_at", "invoice.voided")
+        self._latest_settled(stored, "past_due")
         return self.render(stored)
 
     @locked
@@ -257,6 +263,38 @@ class StripeBilling(StripeStore):
                 if subscription["status"] == "active":
                     subscription["status"] = "past_due"
         return self.render(stored)
+
+    @locked
+    def require_action(self, invoice: str) -> Json:
+        """The bank wants the buyer to confirm an open invoice's payment."""
+        self.tell("invoice.payment_action_required", self.stored("invoice", invoice))
+        return self.get("invoice", invoice)
+
+    @locked
+    def upcoming_invoice(self, subscription: str) -> Json:
+        """The notice some days before a renewal: an invoice that does not exist yet, so it has no id."""
+        stored = self._live(subscription)
+        latest = stored["latest_invoice"]
+        preview = self._new_invoice(stored, "upcoming")
+        stored["latest_invoice"] = latest
+        shown = self.render(preview)
+        for line in self.lines_of(preview["id"]):
+            del self.objects["line_item"][line["id"]]
+        del self.objects["invoice"][preview["id"]]
+        for name in ("id", "status", "number"):
+            del shown[name]
+        self.emit("invoice.upcoming", shown)
+        return shown
+
+    @locked
+    def fail_finalization(self, subscription: str) -> Json:
+        """A renewal's invoice stays a draft, because Stripe cannot finalize it (no tax location, say)."""
+        stored = self._live(subscription)
+        invoice = self._new_invoice(stored, "subscription_cycle")
+        self.tell("invoice.created", invoice)
+        invoice["last_finalization_error"] = {"type": "invalid_request_error"}
+        self.tell("invoice.finalization_failed", invoice)
+        return self.render(invoice)
 
     @locked
     def bill(
@@ -403,6 +441,38 @@ class StripeBilling(StripeStore):
         return self.render(stored)
 
     @locked
+    def propose_quantity(self, subscription: str, quantity: int) -> Json:
+        """Ask for another quantity whose payment does not succeed (`payment_behavior=pending_if_incomplete`).
+
+        All stays as it is but `pending_update`, until `conclude_update`.
+        """
+        stored = self._live(subscription)
+        item = self._item(stored, None)
+        with self.changing(stored, UPDATED):
+            stored["pending_update"] = {
+                "billing_cycle_anchor": None,
+                "expires_at": self.now() + 23 * 3600,
+                "subscription_items": [self.render(item) | {"quantity": quantity}],
+                "trial_end": None,
+                "trial_from_plan": None,
+            }
+        return self.render(stored)
+
+    @locked
+    def conclude_update(self, subscription: str, paid: bool) -> Json:
+        """The proposed change is paid and takes place, or 23 hours are over."""
+        stored = self._live(subscription)
+        if stored["pending_update"] is None:
+            raise ApiError(400, "The subscription has no pending update.")
+        (proposed,) = stored["pending_update"]["subscription_items"]
+        with self.changing(stored, UPDATED):
+            stored["pending_update"] = None
+            if paid:
+                self._item(stored, proposed["id"])["quantity"] = proposed["quantity"]
+        self.tell(f"customer.subscription.pending_update_{'applied' if paid else 'expired'}", stored)
+        return self.render(stored)
+
+    @locked
     def change_price(self, subscription: str, price: str, item: str | None = None) -> Json:
         """Move an item (the first unless named) to another price, within its current period."""
         stored = self._live(subscription)
@@ -445,20 +515,33 @@ class StripeBilling(StripeStore):
             item["current_period_end"] = add_interval(start, recurring["interval"], recurring["interval_count"])
 
     @locked
-    def renew(self, subscription: str) -> Json:
+    def renew(self, subscription: str, delayed: bool = False) -> Json:
         """The current period ends: the next begins, and an invoice for it is made.
 
         It is paid while the subscription is in good standing. past_due: collecting fails again.
         unpaid: it stays a draft. A pause of collection decides instead. A cancellation that is
-        due takes effect instead of all this. The account's clock is not moved.
+        due takes effect instead of all this. The account's clock is not moved. `delayed`: by a bank
+        debit, whose money is still to come: see `conclude_payment`.
         """
         stored = self._live(subscription)
         if stored["cancel_at_period_end"]:
             return self._end(stored, "cancellation_requested")
-        self._bill_period(stored, succeeds=stored["status"] != "past_due")
+        outcome: Outcome = "failed" if stored["status"] == "past_due" else "pending" if delayed else "succeeded"
+        self._bill_period(stored, outcome)
         return self.render(stored)
 
-    def _bill_period(self, subscription: Json, succeeds: bool) -> None:
+    @locked
+    def conclude_payment(self, invoice: str, succeeded: bool) -> Json:
+        """The delayed payment of an open invoice arrives or bounces. The subscription stays active in any case."""
+        stored = self.stored("invoice", invoice)
+        self._conclude(self._intent_of(stored), succeeded)
+        if succeeded:
+            self._mark_paid(stored)
+        else:
+            self.tell("invoice.payment_failed", stored)
+        return self.render(stored)
+
+    def _bill_period(self, subscription: Json, outcome: Outcome) -> None:
         pause = (subscription["pause_collection"] or {}).get("behavior")
         with self.changing(subscription, UPDATED):
             self._next_period(subscription)
@@ -475,9 +558,12 @@ class StripeBilling(StripeStore):
         elif pause == "mark_uncollectible":
             moment = "marked_uncollectible_at"
             self._close(invoice, "uncollectible", moment, "invoice.marked_uncollectible")
+        elif outcome == "pending":
+            self._charge(self._intent_of(invoice), "pending", invoice["customer_email"], invoice["customer_name"])
+            invoice |= {"attempted": True, "attempt_count": 1}
         else:
-            self._collect(invoice, succeeds)
-            if not succeeds:
+            self._collect(invoice, succeeds=outcome == "succeeded")
+            if outcome == "failed":
                 with self.changing(subscription, UPDATED):
                     subscription["status"] = "past_due"
 
@@ -502,7 +588,7 @@ class StripeBilling(StripeStore):
             self._collect(self.stored("invoice", stored["latest_invoice"]), succeeds=False)
         else:
             self._require(stored, "active")
-            self._bill_period(stored, succeeds=False)
+            self._bill_period(stored, "failed")
         return self.render(stored)
 
     @locked

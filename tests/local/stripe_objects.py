@@ -575,6 +575,72 @@ def new_refund(id_: str, created: int, charge: Json, amount: int, status: str, r
     )
 
 
+def new_credit_note(
+    id_: str,
+    created: int,
+    invoice: Json,
+    number: str,
+    amount: int,
+    refunds: list[str],
+    lines: list[tuple[str, Json, int]],
+) -> Json:
+    """A credit note of a paid invoice. Its `lines` are (id, the invoice's line, what is credited of it)."""
+    rows: list[Json] = [
+        nothing("taxes", "unit_amount", "unit_amount_decimal")
+        | {
+            "id": line_id,
+            "object": "credit_note_line_item",
+            "amount": credited,
+            "description": line["description"],
+            "discount_amount": 0,
+            "discount_amounts": [],
+            "invoice_line_item": line["id"],
+            "livemode": invoice["livemode"],
+            "metadata": {},
+            "pretax_credit_amounts": [],
+            "quantity": line["quantity"],
+            "tax_rates": [],
+            "type": "invoice_line_item",
+        }
+        for line_id, line, credited in lines
+    ]
+    return check(
+        nothing("customer_account", "customer_balance_transaction", "memo", "out_of_band_amount")
+        | nothing("reason", "shipping_cost", "total_taxes", "voided_at")
+        | {
+            "id": id_,
+            "object": "credit_note",
+            "amount": amount,
+            "amount_shipping": 0,
+            "created": created,
+            "currency": invoice["currency"],
+            "customer": invoice["customer"],
+            "discount_amount": 0,
+            "discount_amounts": [],
+            "effective_at": created,
+            "invoice": invoice["id"],
+            "lines": list_of(f"/v1/credit_notes/{id_}/lines", rows),
+            "livemode": invoice["livemode"],
+            "metadata": {},
+            "number": number,
+            "pdf": f"https://pay.stripe.com/credit_notes/{id_}/pdf",
+            "post_payment_amount": amount,
+            "pre_payment_amount": 0,
+            "pretax_credit_amounts": [],
+            "refunds": [
+                {"amount_refunded": amount, "payment_record_refund": None, "refund": refund, "type": "refund"}
+                for refund in refunds
+            ],
+            "status": "issued",
+            "subtotal": amount,
+            "subtotal_excluding_tax": amount,
+            "total": amount,
+            "total_excluding_tax": amount,
+            "type": "post_payment",
+        }
+    )
+
+
 def new_dispute(id_: str, created: int, charge: Json, amount: int, reason: str, status: str) -> Json:
     evidence = dict.fromkeys(FIXTURES["dispute"]["evidence"]) | {"enhanced_evidence": {}}
     return check(

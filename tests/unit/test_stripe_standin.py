@@ -12,7 +12,7 @@ import pytest
 import requests
 import stripe
 
-from tests.local.stripe_account import StripeAccount
+from tests.local.stripe_account import ApiError, StripeAccount
 from tests.local.stripe_http import StripeServer, decode_form
 from tests.local.stripe_objects import API_VERSION, ShapeError, check
 from tests.local.stripe_store import difference
@@ -286,6 +286,97 @@ def test_an_update_names_what_was_before(account: StripeAccount, price: str) -> 
     assert difference({"a": {"x": 1, "y": 2}}, {"a": {"x": 1, "y": 3}}) == {"a": {"y": 2}}
 
 
+def test_a_delayed_renewal_arrives_or_bounces_and_leaves_the_subscription_active(
+    account: StripeAccount, price: str
+) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    for succeeded, status in ((True, "paid"), (False, "open")):
+        invoice = account.renew(subscription, delayed=True)["latest_invoice"]
+        assert account.get("invoice", invoice)["status"] == "open"
+        assert account.get("charge", account.charge_of(invoice)["id"])["status"] == "pending"
+        assert account.conclude_payment(invoice, succeeded)["status"] == status
+        assert status_of(account, subscription) == "active"
+    assert account.events[-1]["type"] == "invoice.payment_failed"
+    assert account.mark_uncollectible(invoice)["status"] == "uncollectible"
+    assert status_of(account, subscription) == "active"
+
+
+def test_voiding_the_latest_invoice_makes_a_past_due_subscription_active(account: StripeAccount, price: str) -> None:
+    subscription = account.checkout("ann@example.com", price)["subscription"]
+    invoice = account.void_invoice(account.fail_payment(subscription)["latest_invoice"])
+    assert (invoice["status"], invoice["attempted"]) == ("void", True)
+    assert status_of(account, subscription) == "active"
+
+
+def test_an_invoices_own_period_looks_back_and_its_lines_ahead(account: StripeAccount, price: str) -> None:
+    session = account.checkout("ann@example.com", price)
+    first = account.get("invoice", session["invoice"])
+    assert (first["period_start"], first["period_end"]) == (NOW, NOW)
+    assert first["lines"]["data"][0]["period"] == {"start": NOW, "end": MONTH_LATER}
+    second = account.get("invoice", account.renew(session["subscription"])["latest_invoice"])
+    assert (second["period_start"], second["period_end"]) == (NOW, MONTH_LATER)
+    assert second["lines"]["data"][0]["period"]["start"] == MONTH_LATER
+
+
+@pytest.mark.parametrize(("paid", "quantity", "outcome"), [(True, 5, "applied"), (False, 3, "expired")])
+def test_a_proposed_update_waits_for_its_payment(
+    account: StripeAccount, price: str, paid: bool, quantity: int, outcome: str
+) -> None:
+    subscription = account.checkout("ann@example.com", price, 3)["subscription"]
+    pending = account.propose_quantity(subscription, 5)
+    assert pending["items"]["data"][0]["quantity"] == 3
+    assert pending["pending_update"]["subscription_items"][0]["quantity"] == 5
+    assert pending["pending_update"]["expires_at"] == NOW + 23 * 3600
+    concluded = account.conclude_update(subscription, paid)
+    assert (concluded["pending_update"], concluded["items"]["data"][0]["quantity"]) == (None, quantity)
+    assert account.events[-1]["type"] == f"customer.subscription.pending_update_{outcome}"
+
+
+def test_notices_change_nothing(account: StripeAccount, price: str) -> None:
+    session = account.checkout("ann@example.com", price, trial_days=14)
+    subscription, invoice = session["subscription"], session["invoice"]
+    before = (account.get("subscription", subscription), account.all("invoice"), account.all("line_item"))
+    account.trial_will_end(subscription)
+    account.require_action(invoice)
+    preview = account.upcoming_invoice(subscription)
+    assert before == (account.get("subscription", subscription), account.all("invoice"), account.all("line_item"))
+    assert types_of(account)[-3:] == [
+        "customer.subscription.trial_will_end",
+        "invoice.payment_action_required",
+        "invoice.upcoming",
+    ]
+    assert "id" not in preview
+    assert preview["lines"]["data"]
+    assert account.fail_finalization(subscription)["status"] == "draft"
+    assert account.events[-1]["type"] == "invoice.finalization_failed"
+
+
+def test_changes_of_the_catalogue_are_told_with_what_was_before(account: StripeAccount) -> None:
+    product = account.create_product("Seats", {"dapps": "2"})["id"]
+    price = account.create_price(product, 900, {"dapps": "3", "note": "x"}, recurring={"interval": "month"})["id"]
+    account.update_price(price, metadata={"dapps": "4", "note": "x"})
+    account.update_product(product, metadata={})
+    account.update_product(product, name="Places")
+    account.delete_price(price)
+    account.delete_product(product)
+    told = [(event["type"], event["data"].get("previous_attributes")) for event in account.events]
+    assert told == [
+        ("product.created", None),
+        ("price.created", None),
+        ("price.updated", {"metadata": {"dapps": "3"}}),
+        ("product.updated", {"metadata": {"dapps": "2"}}),
+        ("product.updated", {"name": "Seats"}),
+        ("price.deleted", None),
+        ("product.deleted", None),
+    ]
+
+
+def test_a_price_that_was_sold_cannot_be_deleted(account: StripeAccount, price: str) -> None:
+    account.checkout("ann@example.com", price)
+    with pytest.raises(ApiError, match="has been used"):
+        account.delete_price(price)
+
+
 def test_a_metered_item_has_no_quantity(account: StripeAccount) -> None:
     product = account.create_product("Calls")["id"]
     metered = account.create_price(product, 1, recurring={"interval": "month", "usage_type": "metered"})
@@ -306,6 +397,65 @@ def test_refunds_in_part_and_in_full_and_failed(account: StripeAccount, once: st
     account.fail_refund(rest["id"])
     assert account.get("charge", charge)["refunded"] is False
     assert types_of(account).count("charge.refunded") == 2
+
+
+def test_a_pending_refund_arrives(account: StripeAccount, once: str) -> None:
+    charge = account.charge_of(account.checkout("g@example.com", once, mode="payment")["id"])["id"]
+    refund = account.refund(charge, status="pending")
+    assert account.get("charge", charge)["refunded"] is True
+    assert account.settle_refund(refund["id"])["status"] == "succeeded"
+    assert account.events[-1]["type"] == "refund.updated"
+    assert account.events[-1]["data"]["previous_attributes"] == {"status": "pending"}
+
+
+def test_a_paid_invoice_is_credited_with_and_without_a_refund(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    session = account.checkout("ann@example.com", price, 3)
+    charge = account.charge_of(session["id"])["id"]
+    part = account.credit_note(session["invoice"], 700, refund=False)
+    assert (part["amount"], part["refunds"], part["lines"]["data"][0]["amount"]) == (700, [], 700)
+    assert account.get("charge", charge)["amount_refunded"] == 0
+    rest = client.v1.credit_notes.create({"invoice": session["invoice"], "amount": 2000, "refund_amount": 2000})
+    assert account.get("charge", charge)["amount_refunded"] == 2000
+    assert account.get("refund", rest.refunds[0].refund)["amount"] == 2000
+    assert types_of(account)[-4:] == [
+        "charge.refunded",
+        "charge.refund.updated",
+        "invoice.updated",
+        "credit_note.created",
+    ]
+    listed = client.v1.credit_notes.list({"invoice": session["invoice"]})
+    assert [note.id for note in listed.data] == [rest.id, part["id"]]
+    assert client.v1.credit_notes.retrieve(rest.id).customer == session["customer"]
+    with pytest.raises(stripe.InvalidRequestError, match="greater than what was paid"):
+        client.v1.credit_notes.create({"invoice": session["invoice"], "amount": 1, "credit_amount": 1})
+
+
+def test_two_disputes_of_one_charge_have_fates_of_their_own(account: StripeAccount, once: str) -> None:
+    charge = account.charge_of(account.checkout("g@example.com", once, mode="payment")["id"])["id"]
+    first, second = (account.dispute(charge, amount)["id"] for amount in (1000, 4000))
+    account.close_dispute(first, "won")
+    assert account.get("dispute", first)["status"] == "won"
+    assert account.get("dispute", second)["status"] == "needs_response"
+
+
+def test_the_way_from_a_charge_to_what_it_paid_for(
+    account: StripeAccount, client: stripe.StripeClient, price: str, once: str
+) -> None:
+    subscribed = account.checkout("ann@example.com", price)
+    guest = account.checkout("g@example.com", once, mode="payment")
+    intent = account.charge_of(subscribed["id"])["payment_intent"]
+    payments = client.v1.invoice_payments
+    (paid,) = payments.list({"payment": {"type": "payment_intent", "payment_intent": intent}}).data
+    assert paid.invoice == subscribed["invoice"]
+    (session,) = client.v1.checkout.sessions.list({"payment_intent": guest["payment_intent"]}).data
+    assert session.id == guest["id"]
+    assert payments.list({"payment": {"type": "payment_intent", "payment_intent": guest["payment_intent"]}}).data == []
+    with pytest.raises(stripe.InvalidRequestError, match=r"payment\[type\]"):
+        payments.list({"payment": {"payment_intent": intent}})  # type: ignore[typeddict-item]
+    warning = account.fraud_warning(account.charge_of(guest["id"])["id"])
+    assert client.v1.radar.early_fraud_warnings.retrieve(warning["id"]).charge == warning["charge"]
 
 
 def test_a_dispute_is_closed_whatever_its_outcome(account: StripeAccount, once: str) -> None:
@@ -437,6 +587,8 @@ def test_ten_of_a_subscriptions_items_are_inlined(account: StripeAccount, client
 
 def test_expansion_ends_at_four_levels(account: StripeAccount, client: stripe.StripeClient, price: str) -> None:
     account.checkout("ann@example.com", price)
+    latest = client.v1.subscriptions.list({"status": "all", "expand": ["data.customer", "data.latest_invoice"]})
+    assert latest.data[0].latest_invoice.status == "paid"
     deepest = client.v1.subscriptions.list({"expand": ["data.latest_invoice.payments", "data.items.data.price"]})
     assert deepest.data[0].latest_invoice.payments.data
     with pytest.raises(stripe.InvalidRequestError, match="more than 4 levels"):

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from gateway.access import Item, Subscription, User
+from gateway.access import Invitation, Item, Subscription, User
 from gateway.billing import Customer
 from gateway.errors import GatewayError, PersonBusy, UserExists, UserMissing
-from gateway.ledger import LEASE_SECONDS, Change, Ledger, Party, Person
+from gateway.ledger import LEASE_SECONDS, Change, Ledger, Party, Person, Received
 
 DEFINITION: dict[str, Any] = json.loads(Path("statemachine/fulfillment.asl.json").read_text())
 Handlers = Mapping[str, types.ModuleType]  # by state
@@ -42,6 +42,7 @@ class World:
     people: dict[str, Person] = field(default_factory=dict)
     leases: dict[str, tuple[str, int]] = field(default_factory=dict)
     fulfilled: set[str] = field(default_factory=set)
+    notices: tuple[Any, ...] = ()
     mails: int = 0
     clock: int = 1_800_000_000
 
@@ -69,9 +70,18 @@ class FakeLedger(Ledger):
             return False
         for each in parties:
             self.world.parties[each] = replace(self.party(each), sub=sub)
-        person = self.world.people.get(sub, Person(sub, frozenset()))
+        person = self.world.people.get(sub, Person(sub, frozenset(), told=before))
         self.world.people[sub] = replace(person, parties=person.parties | set(parties))
         return True
+
+    def received(self, event_id: str) -> Received:
+        return Received("invoice.paid", None)
+
+    def invited(self, sub: str, invitation: Invitation) -> None:
+        self.world.people[sub] = replace(self.world.people[sub], invitation=invitation)
+
+    def told(self, sub: str, shape: Mapping[str, Any], tellings: int) -> None:
+        self.world.people[sub] = replace(self.world.people[sub], told=shape, tellings=tellings)
 
     def record_change(self, sub: str, now: int, change: Change) -> None:
         """What it keeps is for operators; nothing reads it."""
@@ -108,20 +118,23 @@ class FakeUsers:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def get(self, sub: str) -> User | None:
-        return self.world.users[sub][1] if sub in self.world.users else None
+    def get(self, sub: str, email: str | None = None) -> User | None:
+        if sub not in self.world.users:
+            return None
+        address, user = self.world.users[sub]
+        return user if email is None else replace(user, renamed=address != email)
 
     def find(self, email: str) -> User | None:
         return next((user for address, user in self.world.users.values() if address == email), None)
 
-    def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> str:
+    def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> tuple[str, bool]:
         if self.find(email) is not None:
             raise UserExists
         sub = f"sub-{len(self.world.users)}"
         user = User(True, sub, enabled=True, provider="STRIPE", dapp_limit=dapp_limit, payment_status=payment_status)
         self.world.users[sub] = (email, user)
         self.world.mails += 1
-        return sub
+        return sub, True
 
     def update(self, sub: str, **values: Any) -> None:
         self._set(sub, **values)
@@ -159,6 +172,16 @@ class FakeBilling:
                 for number, (status, quantity) in enumerate(subscriptions)
             ),
         )
+
+
+class FakeNotices:
+    """What was published in a World: (before, after) of each change."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def publish(self, change: Mapping[str, Any]) -> None:
+        self.world.notices = (*self.world.notices, (change["before"], change["after"]))
 
 
 # ------------------------------------------------------------------ one run
@@ -283,6 +306,7 @@ def _adapters(module: Any, world: World, call: Callable[..., Any], now: int) -> 
         "ledger": _Calls(FakeLedger(world), call),
         "users": _Calls(FakeUsers(world), call),
         "billing": _Calls(FakeBilling(world), call),
+        "notices": _Calls(FakeNotices(world), call),
         "time": types.SimpleNamespace(time=lambda: now),
     }
     real = {name: getattr(module, name) for name in fakes if hasattr(module, name)}
