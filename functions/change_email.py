@@ -33,8 +33,6 @@ def handler(run: Run) -> dict[str, Any]:
         alone = person is not None and person.parties == {party.id}
         if party.email is None or not alone or user_of(party, users).facts() != run.seen:
             return run.change_so_far
-        # First: whoever makes the user again after a deletion by hand must not find the old address's next owner.
-        ledger.claim_email(party.id, party.email)
         try:
             users.rename(sub, party.email)
         except UserExists:
@@ -42,4 +40,6 @@ def handler(run: Run) -> dict[str, Any]:
         except MailNotDelivered as error:  # changed; only Cognito's code to verify it did not leave
             logger.error("MailFailed: %s", error)
             metrics.add_metric("MailFailed", MetricUnit.Count, 1)
+        # Whoever makes the user again after a deletion by hand must not find the old address's next owner.
+        ledger.claim_email(party.id, party.email)
     return run.change_so_far

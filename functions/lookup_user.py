@@ -56,12 +56,13 @@ def _invite(run: Run, user: User, person: Person) -> bool:
 
 
 def _rename(party: Party, user: User, person: Person) -> bool:
-    """Whether the user is to follow the payer's address: only one whom this payer alone made, and to a free address."""
+    """Whether the user is to follow the payer's address: only one whom this payer alone made, from the address that we
+    gave them (not from one that an operator gave them) to a free one."""
     if party.email is not None and users.find(party.email) is not None:
         logger.error("EmailConflict: the new address of %s belongs to another user", party.id)
         metrics.add_metric("EmailConflict", MetricUnit.Count, 1)
         return False
-    if FOLLOW and user.ours and person.parties == {party.id}:
+    if FOLLOW and user.ours and person.parties == {party.id} and users.email(person.sub) == party.claimed_email:
         return True
     logger.warning("EmailDiffers: %s has another address in Stripe than their user", party.id)
     metrics.add_metric("EmailDiffers", MetricUnit.Count, 1)

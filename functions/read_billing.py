@@ -14,7 +14,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.access import Access, Mark, Policy, Purchase, Subscription, decide
+from gateway.access import Access, Mark, Policy, Purchase, Reaction, Subscription, decide
 from gateway.billing import Billing, price_map
 from gateway.errors import BillingIncomplete, DidNotConverge, UnusableEvent
 from gateway.events import email_address, is_order, mark
@@ -25,19 +25,17 @@ from gateway.step import Run, step
 from gateway.telemetry import count, logger, metrics
 
 MAX_PASSES = 10
-REACTIONS = (
-    "written_off",
-    "paused_collection",
-    "refunded",
-    "disputed",
-    "dispute_lost",
-    "fraud_warning",
-    "customer_deleted",
-)
+REACTIONS: tuple[Reaction, ...] = ("ignore", "flag", "revoke")
 POLICY = Policy(
     grace=whole_number("GRACE_PERIOD_HOURS") * 3600,
     max_dapps=whole_number("MAX_DAPPS"),
-    **{name: one_of(name.upper(), "ignore", "flag", "revoke") for name in REACTIONS},
+    written_off=one_of("WRITTEN_OFF", *REACTIONS),
+    paused_collection=one_of("PAUSED_COLLECTION", *REACTIONS),
+    refunded=one_of("REFUNDED", *REACTIONS),
+    disputed=one_of("DISPUTED", *REACTIONS),
+    dispute_lost=one_of("DISPUTE_LOST", *REACTIONS),
+    fraud_warning=one_of("FRAUD_WARNING", *REACTIONS),
+    customer_deleted=one_of("CUSTOMER_DELETED", *REACTIONS),
 )
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))

@@ -168,7 +168,7 @@ class Billing:
             return Purchase(session_id, "open", ())
         rows = self._list(lambda api: api.checkout.sessions.line_items.list(session_id, {"limit": 100}))
         products = _Products()
-        return Purchase(session_id, "paid", tuple(self._item(row, products, live=True) for row in rows))
+        return Purchase(session_id, "paid", tuple(self._item(row, products, live=False) for row in rows))
 
     # -------------------------------------------------------------- from Stripe's shapes to facts
 

@@ -1,9 +1,11 @@
 """Settings come from the environment and are read once, at import."""
 
 import os
-from typing import Any
+from typing import TypeVar
 
 from gateway.errors import GatewayError
+
+_Choice = TypeVar("_Choice", bound=str)
 
 
 class SettingMissing(GatewayError):
@@ -31,9 +33,10 @@ def whole_number(name: str) -> int:
         raise SettingMissing(f"environment variable {name} is not a whole number") from error
 
 
-def one_of(name: str, *choices: str) -> Any:
+def one_of(name: str, *choices: _Choice) -> _Choice:
     """Like `required`, one of these words."""
     value = required(name)
-    if value not in choices:
-        raise SettingMissing(f"environment variable {name} is none of {', '.join(choices)}")
-    return value
+    for choice in choices:
+        if choice == value:
+            return choice
+    raise SettingMissing(f"environment variable {name} is none of {', '.join(choices)}")

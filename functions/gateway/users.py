@@ -48,11 +48,11 @@ class Users:
         return replace(user, renamed=found.lower() != email.lower())
 
     def email(self, sub: str) -> str:
-        """The user's address; UserMissing when there is no such user."""
+        """The user's address in lower case; UserMissing when there is no such user."""
         user, found = self._get(sub)
         if user is None:
             raise UserMissing("the user was deleted meanwhile")
-        return found
+        return found.lower()
 
     def find(self, email: str) -> User | None:
         """The user whose e-mail this is (in any case), None when there is none."""

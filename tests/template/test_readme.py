@@ -31,7 +31,14 @@ def test_the_events_to_subscribe_to_are_those_that_the_code_handles() -> None:
 
 
 def test_every_error_that_can_end_an_execution_is_explained() -> None:
-    answered = {"UserExists", "NotAuthentic", "UnreadableEnvelope", "StartThrottled", "StartUnavailable"}
+    answered = {
+        "UserExists",
+        "MailNotDelivered",
+        "NotAuthentic",
+        "UnreadableEnvelope",
+        "StartThrottled",
+        "StartUnavailable",
+    }
     named = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, GatewayError)}
     missing = {name for name in named - answered - {"GatewayError"} if f"`{name}`" not in TEXT}
     assert missing == set()
