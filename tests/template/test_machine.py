@@ -1,5 +1,6 @@
 """The definition of the state machine, checked by rules of our own: neither moto nor cfn-lint looks at these."""
 
+import ast
 import dataclasses
 import re
 from collections.abc import Iterator
@@ -36,6 +37,10 @@ PATHS = {
     "$.lookup.target": {each.name for each in dataclasses.fields(Target)},
 }
 SPARE_SECONDS = 5  # between the end of a writing Lambda and the end of its lease
+# MarkFulfilled has to close ten thousand orders, but holds the lease around publishing alone, and writes no user under
+# it: where it expires all the same, a notice is published twice, with one id.
+MAY_OUTLIVE_ITS_LEASE = {"MarkFulfilledFunction"}
+USER_WRITES = ("create", "update", "enable", "disable", "sign_out", "rename", "invite_again", "link", "record_change")
 
 
 def snake(name: str) -> str:
@@ -79,6 +84,21 @@ def _comparisons(choice: Any) -> Iterator[dict[str, Any]]:
             yield choice
         for operator in ("And", "Or", "Not"):
             yield from _comparisons(choice.get(operator, []))
+
+
+def _answered(source: str) -> set[str]:
+    """The keys of the dictionary that a handler returns."""
+    (handler,) = (
+        node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == "handler"
+    )
+    answers = [node.value for node in ast.walk(handler) if isinstance(node, ast.Return)]
+    return {
+        key.value
+        for answer in answers
+        if isinstance(answer, ast.Dict)
+        for key in answer.keys
+        if isinstance(key, ast.Constant)
+    }
 
 
 def _promised(source: str, kind: str) -> set[str]:
@@ -256,10 +276,11 @@ def choices_compare_what_is_there(app: Application) -> list[str]:
         for key, path in comparison.items()
         if key == "Variable" or key.endswith("Path")
     ]
+    known = {**PATHS, "$.lookup": _answered(app.sources["lookup_user.py"]) - {"user", "target"}}
     return [
         f"{name} looks at {path}, which no task answers"
         for name, path in paths
-        if path.rpartition(".")[2] not in PATHS.get(path.rpartition(".")[0], ())
+        if path.rpartition(".")[2] not in known.get(path.rpartition(".")[0], ())
     ]
 
 
@@ -303,7 +324,9 @@ def leases_outlive_their_writers(app: Application) -> list[str]:
     return [
         f"{name} may still write when its lease has expired"
         for name in app.functions
-        if calls(app.source_of(name), "lease") and app.functions[name]["Timeout"] >= LEASE_SECONDS - SPARE_SECONDS
+        if calls(app.source_of(name), "lease")
+        and app.functions[name]["Timeout"] >= LEASE_SECONDS - SPARE_SECONDS
+        and (name not in MAY_OUTLIVE_ITS_LEASE or calls(app.source_of(name), *USER_WRITES))
     ]
 
 
@@ -424,6 +447,8 @@ BROKEN: list[tuple[Rule, Break]] = [
     (choices_have_a_default, _without("DecideAccess", "Default")),
     (choices_compare_what_is_there, _choice(Variable="$.billing.access.wantet")),
     (choices_compare_what_is_there, _choice(Variable="$.lookup.wanted")),
+    (choices_compare_what_is_there, _choice(Variable="$.lookup.user")),
+    (choices_compare_what_is_there, _source("lookup_user.py", '"invite":', '"invitation":')),
     (choices_compare_what_is_there, _choice(And=[{"Not": {"Variable": "$.lookup.user.limit"}}])),
     (choices_compare_what_is_there, _choice(NumericEqualsPath="$.lookup.target.limit")),
     (tasks_get_the_run, _state("LookupUser", Parameters={"run.$": "$"})),
@@ -438,6 +463,10 @@ BROKEN: list[tuple[Rule, Break]] = [
     (tasks_outlive_their_functions, _without("LookupUser", "TimeoutSeconds")),
     (tasks_outlive_their_functions, _function("MarkFulfilledFunction", Timeout=300)),
     (leases_outlive_their_writers, _function("CreateUserFunction", Timeout=LEASE_SECONDS - SPARE_SECONDS)),
+    (
+        leases_outlive_their_writers,
+        _source("mark_fulfilled.py", "ledger.told(", "users.enable(run.sub)\n        ledger.told("),
+    ),
     (one_name_in_five_places, _state("LookupUser", Resource="${CreateUserFunctionArn}")),
     (one_name_in_five_places, _function("LookupUserFunction", Handler="create_user.handler")),
     (one_name_in_five_places, lambda app: app.sources.pop("lookup_user.py")),
@@ -461,4 +490,5 @@ def test_every_lease_has_a_writer() -> None:
     """Otherwise the rule about leases would look at nothing."""
     app = application()
     writers = {name for name in app.functions if calls(app.source_of(name), "lease")}
-    assert writers == {f"{name}Function" for name, task in app.tasks.items() if task["Next"] == "ReadBilling"}
+    looked_at_again = {f"{name}Function" for name, task in app.tasks.items() if task["Next"] == "ReadBilling"}
+    assert writers == looked_at_again | MAY_OUTLIVE_ITS_LEASE

@@ -359,6 +359,7 @@ def _wrong_without_user(
     theirs = [user for user in users if user.email.lower() in addresses]
     if any(user.provider == "ADMIN" or not user.enabled for user in theirs):
         return []
-    if party.startswith("cs_") and any(party in parties for _, parties in deeds.deleted.values()):
+    gone = deeds.deleted.values()
+    if party.startswith("cs_") and any(party in parties or user.email.lower() in addresses for user, parties in gone):
         return []
     return [f"{party} pays and has no user"]
