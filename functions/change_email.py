@@ -34,7 +34,8 @@ def handler(run: Run) -> dict[str, Any]:
         if party.email is None or not alone or user_of(party, users).facts() != run.seen:
             return run.change_so_far
         try:
-            users.rename(sub, party.email)
+            if run.user.renamed:
+                users.rename(sub, party.email)
         except UserExists:
             return run.change_so_far  # the next look counts the conflict
         except MailNotDelivered as error:  # changed; only Cognito's code to verify it did not leave

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from gateway import aws
+from gateway.access import MAIL_RETRY, Invitation
 from gateway.ledger import Ledger
 from gateway.people import left_behind, user_of
 from gateway.settings import required
@@ -21,12 +22,16 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 
 @step
 def handler(run: Run) -> dict[str, Any]:
+    now = int(time.time())
     subject = ledger.party(run.party).subject
-    with ledger.lease(subject, run.owner, int(time.time())):
+    with ledger.lease(subject, run.owner, now):
         party = ledger.party(run.party)
         user = user_of(party, users)
         if party.subject != subject or user.facts() != run.seen or user.sub is None:
             return run.change_so_far
         parties = [party.id, *(other.id for other in left_behind(party, ledger))]
+        if user.claimed and user.invited:
+            # Made by a run that was killed: whether the mail left is known to nobody. A second one does no harm.
+            ledger.invited(user.sub, Invitation(retry_at=now + MAIL_RETRY))
         ledger.link(parties, user.sub, replacing=party.sub, before=None if user.ours else shape(user.facts()))
     return run.changed(shape(run.seen))

@@ -4,7 +4,7 @@ in      the run, with billing.access
 out     {"user": access.User with comped and held, "target": access.Target, "invite": send the invitation again,
          "rename": give the user the payer's new address}; an unknown user is a fact
 raises  CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
-        CognitoRejected, LedgerRejected (lasting)
+        CognitoRejected, LedgerRejected, EmailUnverified (lasting)
 """
 
 import time
@@ -15,6 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
 from gateway.access import User, invitation_due, target
+from gateway.errors import EmailUnverified
 from gateway.events import PAYMENTS
 from gateway.ledger import Ledger, Party, Person
 from gateway.people import user_of
@@ -42,7 +43,7 @@ def handler(run: Run) -> dict[str, Any]:
         "user": user.facts(),
         "target": asdict(target(run.access, person.before if person is not None and not GOVERN else None)),
         "invite": person is not None and paying and _invite(run, user, person),
-        "rename": person is not None and paying and user.renamed and _rename(party, user, person),
+        "rename": person is not None and paying and _rename(party, user, person),
     }
 
 
@@ -58,12 +59,22 @@ def _invite(run: Run, user: User, person: Person) -> bool:
 def _rename(party: Party, user: User, person: Person) -> bool:
     """Whether the user is to follow the payer's address: only one whom this payer alone made, from the address that we
     gave them (not from one that an operator gave them) to a free one."""
-    if party.email is not None and users.find(party.email) is not None:
+    follows = FOLLOW and user.ours and person.parties == {party.id}
+    if not user.renamed:  # unless a run was killed before it had written down that it gave them the address
+        return follows and party.email is not None and party.claimed_email not in (None, party.email)
+    if _taken(party):
         logger.error("EmailConflict: the new address of %s belongs to another user", party.id)
         metrics.add_metric("EmailConflict", MetricUnit.Count, 1)
         return False
-    if FOLLOW and user.ours and person.parties == {party.id} and users.email(person.sub) == party.claimed_email:
+    if follows and users.email(person.sub) == party.claimed_email:
         return True
     logger.warning("EmailDiffers: %s has another address in Stripe than their user", party.id)
     metrics.add_metric("EmailDiffers", MetricUnit.Count, 1)
     return False
+
+
+def _taken(party: Party) -> bool:
+    try:
+        return party.email is not None and users.find(party.email) is not None
+    except EmailUnverified:
+        return True

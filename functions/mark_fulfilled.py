@@ -36,15 +36,15 @@ def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())
     outcome = access.outcome(run.access, run.user)
     person = ledger.person(run.sub) if run.user.linked else None
-    if person is not None and person.told != shape(run.seen):
-        _tell(run, outcome, now)
+    if person is not None:
+        _settle(run, person)
+        if person.told != shape(run.seen):
+            _tell(run, outcome, now)
     ending = {"execution": run.execution, "outcome": outcome, "reason": run.access.reason, **run.change_so_far}
     closed = 0
     for party in run.parties:
         for event_id in ledger.open_orders(party, run.read_at - CLOCK_SKEW):
             closed += ledger.close(event_id, now, **ending)
-    if person is not None:
-        _settle(run, person)
     # Last: as long as this order is open, a run that dies here is run again and closes the rest.
     closed += ledger.close(run.event_id, now, **ending)
     metrics.add_metric("OrderFulfilled", MetricUnit.Count, closed)
@@ -55,8 +55,9 @@ def handler(run: Run) -> dict[str, Any]:
 
 def _settle(run: Run, person: Person) -> None:
     """Keep what the access consists of, and when it is to be looked at again."""
-    invitation = person.invitation
-    mail_at = invitation.retry_at if invitation.resent < access.MAX_INVITATIONS else None
+    invitation, user = person.invitation, run.user
+    waiting = run.access.wanted and user.enabled and user.invited and invitation.resent < access.MAX_INVITATIONS
+    mail_at = invitation.retry_at if waiting else None
     recheck_at = min((at for at in (run.access.recheck_at, mail_at) if at is not None), default=None)
     if (person.granted, person.recheck_at) != (run.access.units, recheck_at) or recheck_at is not None:
         ledger.settle(person.sub, read_at=run.read_at, recheck_at=recheck_at, granted=run.access.units)
@@ -75,8 +76,7 @@ def _tell(run: Run, outcome: str, now: int) -> None:
             return
         reason = run.access.reason if outcome in ("enabled", "disabled") else f"{outcome}; {run.access.reason}"
         email = users.email(run.sub) if WITH_EMAIL or TOPIC is not None else None
-        if TOPIC is not None and email is not None:
-            notices.message(after["payment_status"], email)
+        # First, because its repetitions can be told by their id.
         notices.publish(
             {
                 "id": f"{run.sub}-{person.tellings + 1}",
@@ -90,4 +90,6 @@ def _tell(run: Run, outcome: str, now: int) -> None:
                 "at": now,
             }
         )
+        if TOPIC is not None and email is not None:
+            notices.message(after["payment_status"], email)
         ledger.told(run.sub, after, person.tellings + 1)

@@ -102,7 +102,8 @@ def _payer(run: Run, now: int) -> str | None:
     payer = charged.customer or guest
     if payer is None:
         return None
-    ledger.remember_mark(payer, replace(told, pays=charged.pays, until=charged.until))
+    pays = charged.pays if charged.whole or told.kind != "refund" else None
+    ledger.remember_mark(payer, replace(told, pays=pays, until=charged.until))
     ledger.assign(run.event_id, payer, now)
     return payer
 

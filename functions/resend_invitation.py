@@ -13,7 +13,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
 from gateway.access import MAIL_RETRY, Invitation
-from gateway.errors import MailLimitReached, MailNotDelivered
+from gateway.errors import CognitoUnavailable, GatewayError, MailLimitReached, MailNotDelivered
 from gateway.ledger import Ledger
 from gateway.people import user_of
 from gateway.settings import required
@@ -45,6 +45,11 @@ def handler(run: Run) -> dict[str, Any]:
             metrics.add_metric("MailFailed", MetricUnit.Count, 1)
             if isinstance(error, MailLimitReached):  # tomorrow's quota will do: it does not count
                 ledger.invited(sub, replace(attempt, resent=person.invitation.resent))
+        except CognitoUnavailable:
+            raise  # it may have left
+        except GatewayError:
+            ledger.invited(sub, person.invitation)
+            raise
         else:
             ledger.invited(sub, replace(attempt, retry_at=None))
     return run.change_so_far

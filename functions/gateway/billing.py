@@ -38,11 +38,13 @@ class Charged:
     """Whose a charge is, and what it paid for: facts that never change.
 
     `pays` is a subscription or Checkout session; `until` the end of the period that a subscription was paid for.
+    `whole`: it paid for the period alone, so that its refund leaves nothing paid.
     """
 
     customer: str | None
-    pays: str | None
-    until: int | None
+    pays: str | None = None
+    until: int | None = None
+    whole: bool = True
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class Billing:
                 kind = "refunded" if charge.get("refunded") else None
             case "dispute":
                 dispute = self._read(lambda api: api.disputes.retrieve(known.id))
-                kind = _DISPUTES.get(str(dispute.get("status")), "disputed")
+                kind = _dispute(dispute)
             case "fraud_warning":
                 self._read(lambda api: api.radar.early_fraud_warnings.retrieve(known.id))
                 kind = "fraud_warning"
@@ -147,18 +149,27 @@ class Billing:
         customer, intent = _id(charge.get("customer")), _id(charge.get("payment_intent"))
         if intent is not None:
             for session in self._list(lambda api: api.checkout.sessions.list({"payment_intent": intent})):
-                return Charged(customer or _id(session.get("customer")), session["id"], None)
+                return Charged(customer or _id(session.get("customer")), session["id"])
         invoice_id = _id(charge.get("invoice"))  # until 2025-03-31.basil
         if invoice_id is None and intent is not None:
             of_intent = {"type": "payment_intent", "payment_intent": intent}
             payments = self._list(lambda api: api.invoice_payments.list({"payment": of_intent}))
             invoice_id = next((_id(each.get("invoice")) for each in payments), None)
         if invoice_id is None:
-            return Charged(customer, None, None)
+            return Charged(customer)
         invoice = self._read(lambda api: api.invoices.retrieve(invoice_id))
-        lines = (invoice.get("lines") or {}).get("data") or []
-        ends = [end for line in lines if (end := (line.get("period") or {}).get("end")) is not None]
-        return Charged(customer or _id(invoice.get("customer")), _subscription_of(invoice), max(ends, default=None))
+        lines = invoice.get("lines") or {}
+        rows = lines.get("data") or []
+        if lines.get("has_more"):
+            rows = self._list(lambda api: api.invoices.line_items.list(invoice_id, {"limit": 100}))
+        ends = [end for row in rows if (end := (row.get("period") or {}).get("end")) is not None]
+        return Charged(
+            customer or _id(invoice.get("customer")),
+            _subscription_of(invoice),
+            max(ends, default=None),
+            whole=invoice.get("billing_reason") != _CHANGE
+            and (charge.get("amount") or 0) >= (invoice.get("amount_paid") or 0),
+        )
 
     def _session(self, session_id: str) -> Purchase:
         session = self._read(lambda api: api.checkout.sessions.retrieve(session_id))
@@ -211,16 +222,15 @@ class Billing:
         return min((since for each in invoices if (since := _unpaid_since(each)) is not None), default=None)
 
     def _latest_invoice(self, subscription: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The latest invoice that is no draft. One that Stripe does not show says nothing."""
+        """The latest invoice that counts. One that Stripe does not show says nothing."""
         latest = subscription.get("latest_invoice")
         if isinstance(latest, str):
             try:
                 latest = self._read(lambda api: api.invoices.retrieve(latest))
             except BillingIncomplete:
                 return None
-        if isinstance(latest, Mapping) and latest.get("status") == "draft":
-            invoices = self._invoices(subscription["id"])
-            return next((each for each in invoices if each.get("status") != "draft"), None)
+        if isinstance(latest, Mapping) and not _counts(latest):
+            return next((each for each in self._invoices(subscription["id"]) if _counts(each)), None)
         return latest
 
     def _period_unpaid(self, subscription_id: str) -> bool:
@@ -338,14 +348,35 @@ class Billing:
             raise StripeUnavailable(f"Stripe answered {error.http_status or 'nothing'}") from None
 
 
-# Stripe's dispute status -> what it means; any other is an open dispute.
-_DISPUTES: dict[str, MarkKind | None] = {"lost": "dispute_lost", "won": None, "warning_closed": None}
+# The billing_reason of an invoice for a change in the middle of a period: what was paid for the period stays paid.
+_CHANGE = "subscription_update"
 
 # Subscriptions that can give nothing any more: which of their prices are mapped does not matter.
 _ENDED = ("canceled", "incomplete", "incomplete_expired")
 
 # A pause of collection with mark_uncollectible writes an invoice off this soon after it was finalized, untried.
 _WRITTEN_OFF_BY_PAUSE = 3600
+
+
+def _dispute(dispute: Mapping[str, Any]) -> MarkKind | None:
+    """What a dispute means; a status that we do not know is an open one."""
+    card = (dispute.get("payment_method_details") or {}).get("card") or {}
+    match dispute.get("status"):
+        case "lost":
+            return "dispute_lost"
+        case "won" | "warning_closed":
+            return None
+        case "prevented":  # settled before it began: with the buyer's money given back, or with the dispute blocked
+            return "dispute_lost" if card.get("case_type") == "resolution" else None
+        case _:
+            return "disputed"
+
+
+def _counts(invoice: Mapping[str, Any]) -> bool:
+    """Whether an invoice says anything: it is no draft, and not one for a change that was given up unpaid, which Stripe
+    voids while the subscription stays as it was paid for."""
+    given_up = invoice.get("status") == "void" and invoice.get("billing_reason") == _CHANGE
+    return invoice.get("status") != "draft" and not given_up
 
 
 def _unpaid_since(invoice: Mapping[str, Any]) -> int | None:

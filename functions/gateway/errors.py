@@ -103,6 +103,10 @@ class EmailUnusable(GatewayError):
     """The payer has no e-mail address, or one that Cognito cannot take as a user name."""
 
 
+class EmailUnverified(GatewayError):
+    """The payer's address was given to a user of another payer by EmailChange=follow, and is not verified."""
+
+
 class DidNotConverge(GatewayError):
     """Ten looks, and something was still missing."""
 

@@ -36,7 +36,8 @@ from gateway.errors import (
 )
 from gateway.events import Mark, Order, OrderItem, Purchase
 
-# Longer than any writing Lambda may live (20 s, template.yaml), so an expired lease belongs to nobody who still writes.
+# Longer than any Lambda may live that writes to a user (20 s, template.yaml), so an expired lease belongs to nobody who
+# still writes. MarkFulfilled lives longer, but under the lease it only publishes.
 LEASE_SECONDS = 30
 
 # An attempt without a word for this long is dead: the state machine's own time-out is 14 minutes.
@@ -476,11 +477,12 @@ class Ledger:
         )
 
     def told(self, sub: str, shape: Mapping[str, Any], tellings: int) -> None:
-        """Keep how the user stood when a change was published, and that it was the so-manieth."""
+        """Keep how the user stood when a change was published, and the how-manieth that was; a later one stays."""
         self._change(
             _key(f"PERSON#{sub}", "PERSON"),
             "SET told = :told, tellings = :tellings",
             {":told": shape, ":tellings": tellings},
+            "attribute_not_exists(tellings) OR tellings < :tellings",
         )
 
     def settle(self, sub: str, *, read_at: int, recheck_at: int | None, granted: Mapping[str, int]) -> bool:

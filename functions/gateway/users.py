@@ -15,6 +15,7 @@ from gateway.errors import (
     CognitoRejected,
     CognitoThrottled,
     CognitoUnavailable,
+    EmailUnverified,
     GatewayError,
     MailLimitReached,
     MailNotDelivered,
@@ -45,19 +46,29 @@ class Users:
         user, found = self._get(sub)
         if user is None or email is None:
             return user
-        return replace(user, renamed=found.lower() != email.lower())
+        return replace(user, renamed=found["email"].lower() != email.lower())
 
     def email(self, sub: str) -> str:
         """The user's address in lower case; UserMissing when there is no such user."""
         user, found = self._get(sub)
         if user is None:
             raise UserMissing("the user was deleted meanwhile")
-        return found.lower()
+        return found["email"].lower()
 
     def find(self, email: str) -> User | None:
-        """The user whose e-mail this is (in any case), None when there is none."""
+        """The user whose e-mail this is (in any case), None when there is none.
+
+        EmailUnverified when it is a user of ours who only followed their payer to this address: Stripe proves none, so
+        whoever pays with it must not be joined to them.
+        """
         user, found = self._get(email)
-        return user if found.lower() == email.lower() else None
+        if user is None or found["email"].lower() != email.lower():
+            return None
+        if user.ours and found.get("email_verified") == "false":
+            raise EmailUnverified(
+                "the payer's address is that of another payer's user, unverified: change one of the two in Stripe"
+            )
+        return user
 
     def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> tuple[str, bool]:
         """Create the user and have Cognito send the welcome mail; returns the sub, and whether the mail left.
@@ -85,7 +96,7 @@ class Users:
     def invite_again(self, sub: str) -> None:
         """Have Cognito send a new invitation, with a new temporary password, to a user who never signed in.
         MailNotDelivered or MailLimitReached when it did not leave."""
-        self._invite(sub, MessageAction="RESEND")
+        self._invite(self.email(sub), MessageAction="RESEND")
 
     def rename(self, sub: str, email: str) -> None:
         """Give the user another address; UserExists when somebody has it. It is not verified: Stripe proves none."""
@@ -127,11 +138,12 @@ class Users:
         """Revoke every refresh token of the user."""
         self._call("admin_user_global_sign_out", sub)
 
-    def _get(self, username: str) -> tuple[User | None, str]:
+    def _get(self, username: str) -> tuple[User | None, dict[str, str]]:
+        """The user, and their attributes."""
         try:
             answer = self._call("admin_get_user", username)
         except UserMissing:
-            return None, ""
+            return None, {}
         found = {each["Name"]: each["Value"] for each in answer["UserAttributes"]}
         return (
             User(
@@ -145,7 +157,7 @@ class Users:
                 created_at=int(answer["UserCreateDate"].timestamp()),
                 invited=answer["UserStatus"] == "FORCE_CHANGE_PASSWORD",
             ),
-            found.get("email", ""),
+            {"email": "", **found},
         )
 
     def _call(self, operation: str, username: str, **request: Any) -> dict[str, Any]:
