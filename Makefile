@@ -53,6 +53,11 @@ test-source: .venv/ready
 test-exhaustive: .venv/ready
 	.venv/bin/pytest -m exhaustive
 
+## make test-mutants     every mutant of access.py and events.py is killed, or explained in tests/mutants.toml (minutes)
+.PHONY: test-mutants
+test-mutants: .venv/ready
+	@.venv/bin/python -m tests.mutants
+
 ## make validate         sam validate --lint
 .PHONY: validate
 validate: .venv-sam/ready

@@ -52,12 +52,12 @@ def handler(run: Run) -> dict[str, Any]:
             )
         except UserExists:
             return run.change_so_far
-        if not ledger.link(parties, sub, replacing=party.sub):
-            return run.change_so_far
-        after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
-        ledger.record_change(sub, now, run.change(None, after))
         if not mailed:
             logger.error("MailFailed: the user is there, but the invitation did not leave; it is sent again")
             metrics.add_metric("MailFailed", MetricUnit.Count, 1)
             ledger.invited(sub, Invitation(retry_at=now + MAIL_RETRY))
+        if not ledger.link(parties, sub, replacing=party.sub):
+            return run.change_so_far
+        after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
+        ledger.record_change(sub, now, run.change(None, after))
     return run.changed(after)

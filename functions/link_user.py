@@ -30,7 +30,7 @@ def handler(run: Run) -> dict[str, Any]:
         if party.subject != subject or user.facts() != run.seen or user.sub is None:
             return run.change_so_far
         parties = [party.id, *(other.id for other in left_behind(party, ledger))]
-        if user.claimed and user.invited:
+        if user.claimed and user.invited and ledger.person(user.sub) is None:
             # Made by a run that was killed: whether the mail left is known to nobody. A second one does no harm.
             ledger.invited(user.sub, Invitation(retry_at=now + MAIL_RETRY))
         ledger.link(parties, user.sub, replacing=party.sub, before=None if user.ours else shape(user.facts()))

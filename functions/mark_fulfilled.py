@@ -56,8 +56,8 @@ def handler(run: Run) -> dict[str, Any]:
 def _settle(run: Run, person: Person) -> None:
     """Keep what the access consists of, and when it is to be looked at again."""
     invitation, user = person.invitation, run.user
-    waiting = run.access.wanted and user.enabled and user.invited and invitation.resent < access.MAX_INVITATIONS
-    mail_at = invitation.retry_at if waiting else None
+    waiting = run.access.wanted and user.enabled and user.invited and not user.comped
+    mail_at = invitation.retry_at if waiting and invitation.resent < access.MAX_INVITATIONS else None
     recheck_at = min((at for at in (run.access.recheck_at, mail_at) if at is not None), default=None)
     if (person.granted, person.recheck_at) != (run.access.units, recheck_at) or recheck_at is not None:
         ledger.settle(person.sub, read_at=run.read_at, recheck_at=recheck_at, granted=run.access.units)

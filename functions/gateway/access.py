@@ -248,23 +248,28 @@ def decide(
     undecided = any(each.undecided for each in verdicts)
     recheck_at = min((each.until for each in verdicts if each.until is not None), default=None)
     if yes:
-        total = sum(each.units for each in yes)
+        units = {each.id: each.units for each in yes}
         if undecided:
-            total = max(total, sum(known.values()))
+            units = _kept(units, verdicts, known)
+        total = sum(units.values())
         if total > policy.max_dapps:
             alarms.add(f"limit clamped from {total} to {policy.max_dapps}")
             total = policy.max_dapps
         status: Status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
         reason = "; ".join(each.reason for each in yes)
-        units = {each.id: each.units for each in yes}
-        if undecided:
-            units = {**known, **units}
         return Access(True, status, total, reason, recheck_at, units, tuple(sorted(alarms)))
     if no and not undecided:
         worst = min(no, key=lambda each: _WORST_FIRST.index(each.status))
         return Access(False, worst.status, 0, worst.reason, recheck_at, alarms=tuple(sorted(alarms)))
     reason = "; ".join(each.reason for each in verdicts if each.wanted is None) or "nothing bought"
     return Access(None, "LAPSED", 0, reason, recheck_at, known, tuple(sorted(alarms)))
+
+
+def _kept(units: Mapping[str, int], verdicts: Iterable[_Verdict], known: Mapping[str, int]) -> dict[str, int]:
+    """The units while something alive cannot be told: that keeps what it gave, and nobody has less than before."""
+    alive = {each.id: max(each.units, known.get(each.id, 0)) for each in verdicts if each.undecided}
+    kept = {**units, **{name: given for name, given in alive.items() if given}}
+    return kept if sum(kept.values()) >= sum(known.values()) else dict(known)
 
 
 def _of_subscription(

@@ -362,7 +362,7 @@ def _dispute(dispute: Mapping[str, Any]) -> MarkKind | None:
     """What a dispute means; a status that we do not know is an open one."""
     card = (dispute.get("payment_method_details") or {}).get("card") or {}
     match dispute.get("status"):
-        case "lost":
+        case "lost" | "appeal_needs_response" | "appeal_under_review":  # the money is with the buyer
             return "dispute_lost"
         case "won" | "warning_closed":
             return None

@@ -201,6 +201,21 @@ class Gateway:
         self.settle()
         return session
 
+    @contextmanager
+    def hearing(self, *kinds: str) -> Iterator[None]:
+        """Of all that Stripe tells of this block only these types of events arrive, in order, when it is over; until
+        all is done that follows from them."""
+        before = len(self.stripe.events)
+        self.stripe.auto_deliver = False
+        try:
+            yield
+        finally:
+            self.stripe.auto_deliver = True
+        for event in self.stripe.events[before:]:
+            if event["type"] in kinds:
+                assert self.stripe.deliver(event) == 200
+        self.stack.wait_idle(60)
+
     def undelivered(self, email: str, quantity: int = 1) -> tuple[str, Json]:
         """A customer who pays, and an event about them that nobody has delivered yet."""
         self.stripe.auto_deliver = False
@@ -240,14 +255,21 @@ class Gateway:
             "data": {"object": content},
         } | envelope
 
-    @contextmanager
-    def earlier(self, seconds: float) -> Iterator[None]:
-        """What happens at Stripe in this block happened so long ago."""
-        self.stripe.clock = lambda: time.time() - seconds
-        try:
-            yield
-        finally:
-            self.stripe.clock = time.time
+    def later(self, customer: str, seconds: int) -> None:
+        """So much time passes for a customer: every moment of theirs, at Stripe and in the ledger, is longer ago.
+        RunDue runs, as it does every five minutes."""
+        stripe = self.stripe
+        with stripe.lock:
+            theirs = [each for each in stripe.objects["subscription"].values() if each["customer"] == customer]
+            theirs += [item for each in theirs for item in stripe.items_of(each["id"])]
+            theirs += [each for each in stripe.objects["invoice"].values() if each["customer"] == customer]
+            for each in theirs:
+                each |= _moved(each, seconds)
+        for row in (*self.rows(f"PARTY#{customer}"), *self.rows("PERSON#")):
+            moments = {name: row[name] - seconds for name in ("until", "recheck_at", "due_at") if name in row}
+            if moments and customer in row.get("parties", (customer,)):
+                self._set(row["pk"], row["sk"], moments)
+        self.run_due()
 
     def send(self, event: object) -> Answer:
         """Deliver an event as Stripe does."""
@@ -293,6 +315,11 @@ class Gateway:
             attributes.get("custom:disabled_by"),
         )
 
+    def verified(self, email: str) -> bool:
+        """Whether Cognito takes the user's address for proven."""
+        found = self._cognito.admin_get_user(UserPoolId=self.stack.user_pool_id, Username=email)
+        return {"Name": "email_verified", "Value": "true"} in found["UserAttributes"]
+
     def access(self, email: str) -> tuple[bool, int | None, str | None]:
         """Whether the user is enabled, their limit and their payment status."""
         user = self.user(email)
@@ -310,11 +337,18 @@ class Gateway:
             if attribute["Name"] == "email"
         ]
 
-    def rows(self, prefix: str = "") -> list[Json]:
-        """The ledger's rows whose key begins so."""
-        pages = self._dynamodb.get_paginator("scan").paginate(TableName=self.stack.orders_table, ConsistentRead=True)
-        rows = [{name: _plain(value) for name, value in item.items()} for page in pages for item in page["Items"]]
-        return [row for row in rows if row["pk"].startswith(prefix)]
+    def rows(self, prefix: str = "", **having: str) -> list[Json]:
+        """The ledger's rows whose key begins so, and that have these values."""
+        wanted = {"pk": prefix, **having}
+        tests = ["begins_with(#pk, :pk)", *(f"#{name} = :{name}" for name in having)]
+        pages = self._dynamodb.get_paginator("scan").paginate(
+            TableName=self.stack.orders_table,
+            ConsistentRead=True,
+            FilterExpression=" AND ".join(tests),
+            ExpressionAttributeNames={f"#{name}": name for name in wanted},
+            ExpressionAttributeValues={f":{name}": _to_dynamo(value) for name, value in wanted.items()},
+        )
+        return [{name: _plain(value) for name, value in item.items()} for page in pages for item in page["Items"]]
 
     def order(self, event_id: str) -> Json:
         """The order of an event."""
@@ -322,7 +356,7 @@ class Gateway:
 
     def orders(self, party: str) -> list[Json]:
         """The orders of a customer or guest, oldest first."""
-        found = [row for row in self.rows("ORDER#") if row["party"] == party]
+        found = self.rows("ORDER#", party=party)
         return sorted(found, key=lambda row: (row["received_at"], row["event_id"]))
 
     def open_orders(self, party: str) -> list[Json]:
@@ -375,6 +409,12 @@ class Gateway:
             assert error is None, f"{name}: {error}"
         self.settle()
 
+    def an_hour_later(self, email: str) -> None:
+        """The mail to this user that did not leave is tried again now."""
+        person, now = self.person(email), int(time.time())
+        self.set_person(email, recheck_at=now, due_at=now, invitation=person["invitation"] | {"retry_at": now})
+        self.run_due()
+
     def runs(self, event_id: str) -> list[Execution]:
         """The executions of an event, re-runs included."""
         return [each for each in self.stack.executions() if each.name.partition("-r")[0] == event_id]
@@ -382,7 +422,7 @@ class Gateway:
     def counted(self, metric: str, **dimensions: str) -> int:
         """How often the functions counted this (EMF lines in their log)."""
         lines = self.log.read_text(encoding="utf-8").splitlines()
-        entries = [json.loads(line) for line in lines if line.startswith("{") and '"_aws"' in line]
+        entries = [each for line in lines if '"_aws"' in line for each in _documents(line)]
         return int(sum(sum(each.get(metric, [])) for each in entries if dimensions.items() <= each.items()))
 
     @contextmanager
@@ -499,6 +539,26 @@ class Gateway:
     @property
     def _dynamodb(self) -> Any:
         return self.stack.client("dynamodb")
+
+
+def _documents(line: str) -> Iterator[Json]:
+    """The JSON objects of a log line: of two processes that write at once, one's line may follow without a break."""
+    while (start := line.find("{")) >= 0:
+        document, length = json.JSONDecoder().raw_decode(line[start:])
+        yield document
+        line = line[start + length :]
+
+
+def _moved(value: Any, seconds: int) -> Any:
+    """A copy in which every moment (a number that large is none of anything else) is so many seconds earlier."""
+    match value:
+        case dict():
+            return {name: _moved(each, seconds) for name, each in value.items()}
+        case list():
+            return [_moved(each, seconds) for each in value]
+        case int() if value > 1_000_000_000:
+            return value - seconds
+    return value
 
 
 def _plain(value: Any) -> Any:

@@ -928,6 +928,40 @@ class TestStorage:
         with pytest.raises(ClientError, match="TransactionCanceledException"):
             write(TransactItems=[{"Put": new}], ClientRequestToken="second")
 
+    def test_a_transaction_that_fails_takes_back_only_what_it_did(self, stack: LocalStack) -> None:
+        client, table = stack.client("dynamodb"), stack.orders_table
+
+        def write(name: str, value: int) -> dict[str, Any]:
+            change = {"UpdateExpression": "SET v = :v", "ExpressionAttributeValues": {":v": {"N": str(value)}}}
+            return {"TableName": table, "Key": {"pk": {"S": name}}, **change}
+
+        def value(name: str) -> str:
+            return str(client.get_item(TableName=table, Key={"pk": {"S": name}})["Item"]["v"]["N"])
+
+        for name in ("mine", "theirs"):
+            client.update_item(**write(name, 1))
+        ended = threading.Event()
+
+        def fail() -> None:
+            impossible = {"TableName": table, "Key": {"pk": {"S": "no"}}, "ConditionExpression": "attribute_exists(pk)"}
+            while not ended.is_set():
+                with pytest.raises(ClientError, match="TransactionCanceled"):
+                    client.transact_write_items(
+                        TransactItems=[{"Update": write("mine", 2)}, {"ConditionCheck": impossible}]
+                    )
+
+        failing = threading.Thread(target=fail)
+        failing.start()
+        try:
+            for number in range(100):
+                client.update_item(**write("theirs", number))
+                client.update_item(**write(f"new-{number}", number))
+        finally:
+            ended.set()
+            failing.join()
+        assert (value("mine"), value("theirs")) == ("1", "99")
+        assert [value(f"new-{number}") for number in range(100)] == [str(number) for number in range(100)]
+
     def test_secrets_are_random_until_set(self, stack: LocalStack) -> None:
         def read() -> str:
             return str(

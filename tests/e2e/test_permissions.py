@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.e2e.conftest import SOURCE, Gateway
+from tests.e2e.conftest import SOURCE, TOPIC, Gateway
 from tests.local.permissions import Call, roles
 
 LOGS = "logs:"
@@ -23,6 +23,8 @@ NAMES = [
     "EnableUserFunction",
     "DisableUserFunction",
     "SetDappLimitFunction",
+    "ResendInvitationFunction",
+    "ChangeEmailFunction",
     "MarkFulfilledFunction",
     "MarkUnfulfilledFunction",
     "RunDueFunction",
@@ -59,8 +61,18 @@ def drive_every_path(gateway: Gateway) -> None:
     gateway.make_user("again@example.com")
     stripe.change_quantity(again["subscription"], 2)
     gateway.settle()
-    # A guest pays once: the purchase is remembered.
-    gateway.buy("guest@example.com", 1, gateway.one_time_seat, mode="payment")
+    # A guest pays once: the purchase is remembered, and so is its refund.
+    guest = gateway.buy("guest@example.com", 1, gateway.one_time_seat, mode="payment")
+    stripe.refund(stripe.charge_of(guest["id"])["id"])
+    gateway.settle()
+    # An invitation that did not leave is sent again, and an address that changes is followed.
+    gateway.stack.mail.fail(1)
+    moving = gateway.subscriber("moving@example.com", 1)
+    gateway.an_hour_later("moving@example.com")
+    stripe.update_customer(moving["customer"], email="moved@example.com")
+    gateway.settle()
+    assert [mail.resend for mail in gateway.mails("moving@example.com")] == [True]
+    assert gateway.access("moved@example.com") == (True, 1, "ACTIVE")
     # A moment that Stripe does not announce: RunDue makes an order of it.
     stripe.cancel(second["subscription"], cancel_at=int(time.time()) + 3600)
     gateway.settle()
@@ -81,7 +93,8 @@ def drive_every_path(gateway: Gateway) -> None:
 
 @pytest.fixture(scope="module")
 def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
-    with Gateway(tmp_path_factory.mktemp("driven")) as gateway:
+    parameters = {"EmailChange": "follow", "PaymentStatusTopicArn": TOPIC}
+    with Gateway(tmp_path_factory.mktemp("driven"), **parameters) as gateway:
         drive_every_path(gateway)
         template = gateway.stack.template
         by_role = roles(template)

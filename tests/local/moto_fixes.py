@@ -16,6 +16,7 @@ import string
 import sys
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,9 @@ from typing import Any
 
 import boto3
 import moto
+import moto.backends
 import moto.cognitoidp.models as cognito
+import moto.dynamodb.models as dynamodb_models
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from moto.cognitoidp.exceptions import (
@@ -40,7 +43,11 @@ from moto.cognitoidp.utils import flatten_attrs
 from moto.core.config import default_user_config
 from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
+from moto.core.serialize import AttributePicker
 from moto.core.utils import utcnow
+from moto.dynamodb.models import DynamoDBBackend
+from moto.dynamodb.models.dynamo_type import DynamoType, Item
+from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 from moto.stepfunctions.parser.api import (
     ExecutionStatus,
@@ -566,22 +573,81 @@ def _generate_password(pool: Any) -> str:
     return "".join(letters)
 
 
+# -------------------------------------------------------------------------------------- every service
+
+# Answering is cheap: moto lists its own folders for every request, for 1 ms of ours.
+_modules = tuple(moto.backends.list_of_moto_modules())
+moto.backends.list_of_moto_modules = lambda: _modules
+
+_TYPES = frozenset(("B", "BOOL", "BS", "L", "M", "N", "NS", "NULL", "S", "SS"))
+
+
+@fixes(AttributePicker)
+def __call__(original: Any, picker: Any, context: Any) -> Any:  # noqa: N807
+    """So is DynamoDB's {"S": "text"}: moto looks for all ten types in it, under six names each."""
+    value = context.obj
+    if type(value) is dict and len(value) == 1 and context.key in _TYPES and not value.keys().isdisjoint(_TYPES):
+        return value.get(context.key)
+    return original(picker, context)
+
+
 # ----------------------------------------------------------------------------------------- DynamoDB
 
-_transaction_lock = threading.Lock()
+_table_lock = threading.RLock()
 _transactions: set[str] = set()
+
+
+def _one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
+    """What one call reads and writes is consistent: in moto a read adds an empty row under a loop over all rows."""
+
+    @functools.wraps(call)
+    def locked(*args: Any, **kwargs: Any) -> Any:
+        with _table_lock:
+            return call(*args, **kwargs)
+
+    return locked
+
+
+for _name in ("delete_item", "get_item", "put_item", "query", "scan", "transact_write_items", "update_item"):
+    setattr(DynamoHandler, _name, _one_at_a_time(getattr(DynamoHandler, _name)))
 
 
 @fixes(DynamoHandler)
 def transact_write_items(original: Any, handler: Any) -> Any:
     """A transaction sent again with its token (the SDK's retry) has happened and is not repeated."""
     token = handler.body.get("ClientRequestToken", "")
-    with _transaction_lock:
+    with _table_lock:
         if token and token in _transactions:
             return ActionResult({})
         answer = original(handler)
         _transactions.add(token)
         return answer
+
+
+@fixes(DynamoDBBackend)
+def transact_write_items(original: Any, backend: Any, transact_items: list[dict[str, Any]]) -> None:  # noqa: F811
+    """A transaction costs what it touches: moto copies all rows of the table first, to restore them if it fails."""
+    touched: set[tuple[str, Any]] = set()
+    for operation in (one for entry in transact_items for one in entry.values()):
+        if (table := backend.tables.get(operation.get("TableName"))) is not None:
+            key = operation.get("Key") or operation.get("Item") or {}
+            touched.add((table.name, DynamoType(key[table.hash_key_attr])))
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, Table):
+            return copy.deepcopy(value)
+        table = copy.copy(value)
+        table.items = defaultdict(dict)
+        for name, rows in value.items.items():
+            changes = (value.name, name) in touched
+            table.items[name] = copy.deepcopy(rows) if changes else rows if isinstance(rows, Item) else dict(rows)
+        return table
+
+    dynamodb_models.copy = SimpleNamespace(deepcopy=kept)
+    try:
+        original(backend, transact_items)
+    finally:
+        dynamodb_models.copy = copy
 
 
 # ------------------------------------------------------------------------------------ Step Functions

@@ -317,9 +317,12 @@ class StripeStore:
         return max(answered) if len(answered) == len(statuses) else None
 
     @locked
-    def resend_undelivered(self) -> int:
-        """Queue again every event that some endpoint still owes a 2xx; returns how many."""
-        undelivered = [id_ for id_, owed in self._owed.items() if owed]
+    def resend_undelivered(self, since: int = 0) -> int:
+        """Queue again every event that some endpoint still owes a 2xx; returns how many.
+
+        `since`: leave out the first so many of `events`.
+        """
+        undelivered = [event["id"] for event in self.events[since:] if self._owed[event["id"]]]
         for id_ in undelivered:
             self._enqueue(id_)
         return len(undelivered)

@@ -1,14 +1,23 @@
 """What the unit tests share: an AWS that does not exist, and the tables and pools of template.yaml in it."""
 
-from collections.abc import Iterator
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import yaml
+from botocore.config import Config
 from hypothesis import settings
 from moto import mock_aws
+from moto.cognitoidp.models import cognitoidp_backends
+
+from gateway import telemetry
+from tests.local import moto_fixes
+from tests.unit.steps import Steps
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
 
@@ -69,6 +78,14 @@ def _no_real_aws() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _metrics_have_a_namespace(template: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in every function's environment: without one, no metric can be sent."""
+    namespace = template["Globals"]["Function"]["Environment"]["Variables"]["POWERTOOLS_METRICS_NAMESPACE"]
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", namespace)
+    monkeypatch.setattr(telemetry.metrics, "namespace", namespace)
+
+
 @pytest.fixture(scope="module")
 def _moto() -> Iterator[None]:
     with mock_aws():
@@ -91,13 +108,75 @@ def dynamodb(_dynamodb: Any, resources: dict[str, Any]) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def cognito(_moto: None) -> Any:
-    """A Cognito client."""
-    return boto3.client("cognito-idp", region_name="us-east-1")
+    """A Cognito client that is refused at once: the library tries again what is over a quota."""
+    config = Config(retries={"total_max_attempts": 1})
+    return boto3.client("cognito-idp", region_name="us-east-1", config=config)
 
 
-@pytest.fixture
-def pool_id(cognito: Any, resources: dict[str, Any]) -> str:
-    """The template's user pool, without users."""
+@pytest.fixture(scope="module")
+def _pool_id(cognito: Any, resources: dict[str, Any]) -> str:
     names = ("UsernameAttributes", "UsernameConfiguration", "AutoVerifiedAttributes", "AdminCreateUserConfig", "Schema")
     pool = cognito.create_user_pool(PoolName="users", **{name: resources["UserPool"][name] for name in names})
     return str(pool["UserPool"]["Id"])
+
+
+@pytest.fixture
+def pool_id(_pool_id: str) -> str:
+    """The template's user pool, without users."""
+    cognitoidp_backends["123456789012"]["us-east-1"].user_pools[_pool_id].users.clear()
+    return _pool_id
+
+
+@pytest.fixture
+def mail() -> Iterator[moto_fixes.Mail]:
+    """What becomes of invitations; those that left are in moto_fixes.outbox, which is empty at first."""
+    moto_fixes.outbox.clear()
+    yield moto_fixes.mail
+    moto_fixes.mail.restore()
+
+
+@pytest.fixture
+def steps(dynamodb: Any, cognito: Any, pool_id: str, mail: object, monkeypatch: pytest.MonkeyPatch) -> Steps:
+    """The machine's tasks, with an empty ledger and an empty pool."""
+    return Steps(dynamodb, cognito, pool_id, monkeypatch)
+
+
+@pytest.fixture
+def blobs(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[dict[str, Any]]]:
+    """The metrics sent since the last call, as CloudWatch gets them."""
+
+    def found() -> list[dict[str, Any]]:
+        parsed: list[dict[str, Any]] = []
+        for line in capsys.readouterr().out.splitlines():
+            with suppress(ValueError):
+                parsed.append(json.loads(line))
+        return [blob for blob in parsed if "_aws" in blob]
+
+    return found
+
+
+@pytest.fixture
+def counted(blobs: Callable[[], list[dict[str, Any]]]) -> Callable[[], dict[str, float]]:
+    """The metrics since the last call: name -> sum."""
+
+    def found() -> dict[str, float]:
+        sums: dict[str, float] = {}
+        for blob in blobs():
+            for metric in blob["_aws"]["CloudWatchMetrics"][0]["Metrics"]:
+                sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(blob[metric["Name"]])
+        return sums
+
+    return found
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    """What is logged meanwhile, as it leaves the Lambda."""
+    found: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(  # type: ignore[method-assign]
+        telemetry.logger.registered_formatter.format(record)
+    )
+    telemetry.logger.addHandler(handler)
+    yield found
+    telemetry.logger._logger.removeHandler(handler)

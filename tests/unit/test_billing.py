@@ -13,8 +13,8 @@ from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from gateway import billing, events
-from gateway.access import Item, Purchase, Subscription
-from gateway.billing import Billing, Customer, price_map
+from gateway.access import Item, Mark, Purchase, Subscription
+from gateway.billing import Billing, Charged, Customer, price_map
 from gateway.errors import (
     BillingIncomplete,
     GatewayError,
@@ -40,6 +40,7 @@ KEY = "sk_test_first"
 NEW_KEY = "sk_test_second"
 EMAIL = "payer@example.com"
 MONTHLY = {"interval": "month"}
+MISSING = {"code": "resource_missing", "type": "invalid_request_error"}
 
 
 class Vault:
@@ -200,9 +201,15 @@ class TestCustomer:
         self, account: StripeAccount, reader: Reader, customer: str, price: str
     ) -> None:
         subscription = subscribed(account, customer, price)
-        assert reader().customer(customer) == Customer(
-            customer, EMAIL, False, (Subscription(subscription, "active", (Item(price, 3, "2"),), period_start=NOW),)
+        expected = Subscription(
+            subscription,
+            "active",
+            (Item(price, 3, "2"),),
+            period_start=NOW,
+            period_end=MONTH_LATER,
+            settled=True,
         )
+        assert reader().customer(customer) == Customer(customer, EMAIL, False, (expected,))
         assert paths(account) == ["subscriptions"]
 
     def test_without_a_subscription_takes_two(self, account: StripeAccount, reader: Reader, customer: str) -> None:
@@ -375,8 +382,8 @@ def fail(account: StripeAccount, subscription: str) -> None:
     account.fail_payment(subscription)
 
 
-def bill(outcome: str) -> Callable[[StripeAccount, str], object]:
-    return lambda account, subscription: account.bill(subscription, 100, outcome)
+def bill(outcome: Any, reason: str = "subscription_update") -> Callable[[StripeAccount, str], object]:
+    return lambda account, subscription: account.bill(subscription, 100, outcome, reason)
 
 
 def void_all(account: StripeAccount, subscription: str) -> None:
@@ -388,6 +395,11 @@ def void_all(account: StripeAccount, subscription: str) -> None:
 
 def pay_first(account: StripeAccount, subscription: str) -> None:
     account.pay_invoice(next(each["id"] for each in account.all("invoice") if each["status"] == "open"))
+
+
+def closed(status: str, attempted: bool = False, due_date: int | None = None, **moments: int) -> Json:
+    """An invoice that nobody is asked to pay any more."""
+    return {"status": status, "attempted": attempted, "due_date": due_date, "status_transitions": moments}
 
 
 class TestFirstUnpaid:
@@ -470,6 +482,244 @@ class TestFirstUnpaid:
         assert only_subscription(reading(vault, script.url).customer("cus_1")).first_unpaid == first
 
 
+def renew(**options: Any) -> Callable[[StripeAccount, str], object]:
+    return lambda account, subscription: account.renew(subscription, **options)
+
+
+def pause(behavior: Any) -> Callable[[StripeAccount, str], object]:
+    return lambda account, subscription: account.pause_collection(subscription, behavior)
+
+
+def unpaid(account: StripeAccount, subscription: str) -> None:
+    account.exhaust_dunning(subscription, "unpaid")
+
+
+def of_latest(deed: Callable[[StripeAccount, str], object]) -> Callable[[StripeAccount, str], object]:
+    """What is done to the latest invoice."""
+    return lambda account, subscription: deed(account, account.stored("subscription", subscription)["latest_invoice"])
+
+
+bounce = of_latest(lambda account, invoice: account.conclude_payment(invoice, False))
+write_off = of_latest(lambda account, invoice: account.mark_uncollectible(invoice))
+void = of_latest(lambda account, invoice: account.void_invoice(invoice))
+BOUNCED = [renew(delayed=True), bounce]  # a bank debit, which leaves the subscription active
+
+
+class TestLatestInvoice:
+    """Whether the latest that counts is written off, or paid; each happening comes a day after the one before it."""
+
+    @pytest.mark.parametrize(
+        ("happenings", "written_off", "settled"),
+        [
+            ([], False, True),
+            ([renew()], False, True),
+            ([renew(delayed=True)], False, False),
+            (BOUNCED, False, False),
+            ([*BOUNCED, write_off], True, False),
+            ([*BOUNCED, void], True, False),
+            ([*BOUNCED, write_off, bill("paid")], False, True),
+            ([bill("open"), write_off], True, False),
+            ([bill("open", "manual"), void], False, False),  # a mistake taken back: nobody failed to pay it
+            ([bill("failed", "manual"), void], True, False),
+            # A change that was given up unpaid: the period stays paid.
+            ([bill("open"), void], False, True),
+            ([bill("failed"), void], False, True),
+            ([bill("failed"), void, bill("failed"), void, bill("draft")], False, True),
+            ([*BOUNCED, write_off, bill("failed"), void], True, False),
+            # What a pause closes was never to be paid.
+            ([pause("mark_uncollectible"), renew()], False, False),
+            ([pause("void"), renew()], False, False),
+            # A draft says nothing: the invoice before it does.
+            ([bill("draft")], False, True),
+            ([pause("keep_as_draft"), renew()], False, True),
+            ([*BOUNCED, write_off, bill("draft"), bill("draft")], True, False),
+            ([fail, unpaid], False, False),
+            ([fail, unpaid, renew()], False, False),
+            ([fail, unpaid, renew(), pay_first], False, True),  # paid, and unpaid as long as the newer draft is there
+        ],
+    )
+    def test_is_the_latest_that_counts(
+        self,
+        account: StripeAccount,
+        clock: Clock,
+        reader: Reader,
+        customer: str,
+        price: str,
+        happenings: list[Callable[[StripeAccount, str], object]],
+        written_off: bool,
+        settled: bool,
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        for happening in happenings:
+            clock.now += DAY
+            happening(account, subscription)
+        found = only_subscription(reader().customer(customer))
+        assert found.status == ("unpaid" if unpaid in happenings else "active")
+        assert (found.written_off, found.settled) == (written_off, settled)
+
+    @pytest.mark.parametrize(("outcome", "reads"), [("paid", []), ("open", []), ("draft", ["invoices"])])
+    def test_is_read_with_the_subscription_unless_it_is_a_draft(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str, outcome: Any, reads: list[str]
+    ) -> None:
+        account.bill(subscribed(account, customer, price), 100, outcome)
+        reader().customer(customer)
+        assert paths(account) == ["subscriptions", *reads]
+
+    @pytest.mark.parametrize(
+        ("invoice", "written_off", "settled"),
+        [
+            (None, False, False),
+            ({"status": "paid"}, False, True),
+            ({"status": "open", "attempted": True}, False, False),
+            ({"deleted": True}, False, False),
+            ({"status": "uncollectible"}, True, False),
+            ({"status": "uncollectible", "status_transitions": None}, True, False),
+            (closed("uncollectible", attempted=True, finalized_at=NOW, marked_uncollectible_at=NOW), True, False),
+            (closed("uncollectible", finalized_at=NOW, marked_uncollectible_at=NOW + 3600), False, False),
+            (closed("uncollectible", finalized_at=NOW, marked_uncollectible_at=NOW + 3601), True, False),
+            (closed("uncollectible", marked_uncollectible_at=NOW), True, False),
+            (closed("uncollectible", finalized_at=NOW), True, False),
+            (closed("void"), False, False),
+            (closed("void", attempted=True), True, False),
+            (closed("void", due_date=NOW, voided_at=NOW - 1), False, False),
+            (closed("void", due_date=NOW, voided_at=NOW), True, False),
+            (closed("void", due_date=NOW), False, False),
+            (closed("void", voided_at=NOW), False, False),
+        ],
+    )
+    @pytest.mark.parametrize("expanded", [True, False])
+    def test_is_read_from_whatever_an_invoice_has(
+        self,
+        script: Script,
+        vault: Vault,
+        invoice: Json | None,
+        written_off: bool,
+        settled: bool,
+        expanded: bool,
+    ) -> None:
+        named = {"id": "in_1", "object": "invoice", **invoice} if invoice is not None else None
+        script.answer(
+            "subscriptions", page(old_subscription(latest_invoice=named if expanded or not named else "in_1"))
+        )
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("invoices/in_1", named or {})
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert (found.written_off, found.settled) == (written_off, settled)
+        assert ("invoices/in_1" in script.asked) is (named is not None and not expanded)
+
+    @pytest.mark.parametrize("status", ["active", "unpaid"])
+    def test_that_stripe_does_not_show_says_nothing(self, script: Script, vault: Vault, status: str) -> None:
+        script.answer("subscriptions", page(old_subscription(status=status, latest_invoice="in_1")))
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("invoices/in_1", {"error": MISSING}, 404)
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert (found.written_off, found.settled) == (False, False)
+
+    def test_that_cannot_be_read_now_is_no_answer(self, script: Script, vault: Vault) -> None:
+        script.answer("subscriptions", page(old_subscription(latest_invoice="in_1")))
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("invoices/in_1", {"error": {"type": "invalid_request_error", "code": "rate_limit"}}, 429)
+        with pytest.raises(StripeThrottled):
+            reading(vault, script.url).customer("cus_1")
+
+    def test_that_is_a_draft_may_be_the_only_one(self, script: Script, vault: Vault) -> None:
+        draft = {"id": "in_1", "object": "invoice", "status": "draft"}
+        script.answer("subscriptions", page(old_subscription(latest_invoice=draft)))
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("invoices", page(draft))
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert (found.written_off, found.settled) == (False, False)
+
+    @pytest.mark.parametrize("status", ["trialing", "past_due", "paused", "canceled", "incomplete", "new_status"])
+    def test_of_any_other_status_is_not_asked_for(self, script: Script, vault: Vault, status: str) -> None:
+        script.answer("subscriptions", page(old_subscription(status=status, latest_invoice="in_1")))
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("invoices", page())
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert (found.written_off, found.settled) == (False, False)
+        assert "invoices/in_1" not in script.asked
+
+
+class TestPause:
+    """Collection is paused, and whether anybody paid, or will pay, for the current period."""
+
+    @pytest.mark.parametrize("behavior", ["void", "keep_as_draft", "mark_uncollectible"])
+    @pytest.mark.parametrize(
+        ("before", "after", "period_unpaid"),
+        [
+            ([], [], False),
+            ([renew()], [], False),
+            ([], [renew()], True),
+            ([], [renew(), renew()], True),
+            ([], [renew(), bill("paid")], True),  # something else was paid for
+            ([BOUNCED[0]], [], False),  # a payment that is on its way
+        ],
+    )
+    def test_began_before_or_after_the_current_period_was_billed(
+        self,
+        account: StripeAccount,
+        clock: Clock,
+        reader: Reader,
+        customer: str,
+        price: str,
+        behavior: str,
+        before: list[Callable[[StripeAccount, str], object]],
+        after: list[Callable[[StripeAccount, str], object]],
+        period_unpaid: bool,
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        for happening in (*before, pause(behavior), *after):
+            clock.now += DAY
+            happening(account, subscription)
+        found = only_subscription(reader().customer(customer))
+        assert (found.status, found.pause, found.period_unpaid) == ("active", behavior, period_unpaid)
+
+    def test_that_is_over_is_none(
+        self, account: StripeAccount, clock: Clock, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        for happening in (pause("void"), renew(), pause(None)):
+            clock.now += DAY
+            happening(account, subscription)
+        found = only_subscription(reader().customer(customer))
+        assert (found.pause, found.period_unpaid) == ("", False)
+        assert paths(account) == ["subscriptions"]
+
+    @pytest.mark.parametrize("status", ["trialing", "unpaid", "canceled"])
+    def test_of_a_subscription_that_is_not_active_asks_nothing(self, script: Script, vault: Vault, status: str) -> None:
+        row = old_subscription(status=status, pause_collection={"behavior": "void"})
+        script.answer("subscriptions", page(row))
+        script.answer("customers/cus_1", CUSTOMER)
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert (found.pause, found.period_unpaid) == ("void", False)
+        assert script.asked == ["subscriptions", "customers/cus_1"]
+
+    @pytest.mark.parametrize(
+        ("invoices", "period_unpaid"),
+        [
+            ([], False),
+            ([("manual", "void")], False),
+            ([("subscription_update", "void"), ("subscription_cycle", "paid")], False),
+            ([("subscription_update", "paid"), ("subscription_cycle", "void")], True),
+            ([("subscription_cycle", "paid"), ("subscription_cycle", "void")], False),
+            ([("subscription_cycle", "open")], False),
+            ([("subscription_cycle", "draft")], True),
+            ([("subscription_cycle", "uncollectible")], True),
+            ([("subscription_create", "void")], True),
+            ([("subscription_create", "paid")], False),
+            ([(None, "void"), ("subscription_cycle", "void")], True),
+        ],
+    )
+    def test_asks_the_newest_invoice_of_a_period(
+        self, script: Script, vault: Vault, invoices: list[tuple[str | None, str]], period_unpaid: bool
+    ) -> None:
+        script.answer("subscriptions", page(old_subscription(pause_collection={"behavior": "keep_as_draft"})))
+        script.answer("customers/cus_1", CUSTOMER)
+        rows = [{"object": "invoice", "billing_reason": reason, "status": status} for reason, status in invoices]
+        script.answer("invoices", page(*rows))
+        assert only_subscription(reading(vault, script.url).customer("cus_1")).period_unpaid is period_unpaid
+
+
 # ------------------------------------------------------------------ items: how many, and how many dapps each
 
 
@@ -509,22 +759,179 @@ class TestItem:
         assert item == Item(packed, 25, "1", divide_by, round_up)
 
 
+class TestDeclaredQuantity:
+    """Of a metered price, which has none: never silently 0 or 1."""
+
+    @pytest.mark.parametrize(
+        ("price", "product", "quantity", "reads_the_product"),
+        [
+            ({"dapps_quantity": "4"}, {}, 4, False),
+            ({"dapps_quantity": "0"}, {}, 0, False),
+            ({"dapps_quantity": "4"}, {"dapps_quantity": "5"}, 4, False),
+            ({}, {"dapps_quantity": "5"}, 5, True),
+            ({}, {}, None, True),
+            # Whether it can be read is not for another answer to mend.
+            ({"dapps_quantity": "four"}, {"dapps_quantity": "5"}, None, False),
+            ({"dapps_quantity": ""}, {"dapps_quantity": "5"}, None, False),
+            ({"dapps_quantity": "-4"}, {}, None, False),
+            ({"dapps_quantity": "1.5"}, {}, None, False),
+            ({}, {"dapps_quantity": "five"}, None, True),
+        ],
+    )
+    def test_is_the_prices_then_the_products(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        price: Json,
+        product: Json,
+        quantity: int | None,
+        reads_the_product: bool,
+    ) -> None:
+        account.create_product("Calls", product, "prod_calls")
+        metered = priced(
+            account, "prod_calls", metadata={"dapps": "2", **price}, recurring={**MONTHLY, "usage_type": "metered"}
+        )
+        subscribed(account, customer, metered)
+        assert only_subscription(reader().customer(customer)).items == (Item(metered, quantity, "2"),)
+        assert paths(account) == ["subscriptions"] + ["products/prod_calls"] * reads_the_product
+
+    def test_is_not_asked_for_beside_a_real_one(self, account: StripeAccount, reader: Reader, customer: str) -> None:
+        subscribed(account, customer, priced(account, metadata={"dapps": "2", "dapps_quantity": "9"}), 3)
+        assert only_subscription(reader().customer(customer)).items[0].quantity == 3
+        assert paths(account) == ["subscriptions"]
+
+    def test_of_a_price_that_gives_no_dapps_is_none(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        metered = priced(account, metadata={"dapps_quantity": "4"}, recurring={**MONTHLY, "usage_type": "metered"})
+        subscribed(account, customer, metered)
+        assert only_subscription(reader().customer(customer)).items == (Item(metered, None, None),)
+
+
+class TestStray:
+    """A price without a mapping, although another one of its product has one: it was forgotten."""
+
+    @pytest.mark.parametrize(
+        ("other", "prices", "stray"),
+        [
+            (None, {}, False),
+            ({}, {}, False),
+            ({"metadata": {"dapps": "2"}}, {}, True),
+            ({"metadata": {"dapps": "two"}}, {}, True),
+            ({"metadata": {"Dapps": "2"}}, {}, False),
+            ({"price_id": "price_other"}, {"price_other": 3}, True),
+            ({"lookup_key": "other"}, {"other": 3}, True),
+            ({"lookup_key": "other"}, {"another": 3}, False),
+        ],
+    )
+    def test_is_one_whose_product_is_mapped_by_another(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        other: Json | None,
+        prices: dict[str, int],
+        stray: bool,
+    ) -> None:
+        account.create_product("Seats", {}, "prod_seats")
+        if other is not None:
+            priced(account, "prod_seats", **other)
+        forgotten = priced(account, "prod_seats")
+        priced(account, metadata={"dapps": "2"})  # another product's mapping does not matter
+        subscribed(account, customer, forgotten)
+        expected = (Item(forgotten, 3, None, stray=stray),)
+        assert only_subscription(reader(prices=prices).customer(customer)).items == expected
+
+    def test_is_one_of_a_product_whose_mapped_price_is_sold_no_more(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        account.create_product("Seats", {}, "prod_seats")
+        account.update_price(priced(account, "prod_seats", metadata={"dapps": "2"}), active=False)
+        subscribed(account, customer, priced(account, "prod_seats"))
+        assert only_subscription(reader().customer(customer)).items[0].stray is True
+
+    def test_is_looked_for_among_all_prices_once_per_product(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        account.create_product("Seats", {}, "prod_seats")
+        priced(account, "prod_seats", metadata={"dapps": "2"})
+        for _ in range(100):
+            forgotten = priced(account, "prod_seats")
+        for _ in range(2):
+            subscribed(account, customer, forgotten)
+        found = reader().customer(customer)
+        assert [each.items[0].stray for each in found.subscriptions] == [True, True]
+        assert paths(account).count("prices") == 2  # two pages
+
+    def test_is_none_where_the_product_says_it_for_all(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        account.create_product("Seats", {"dapps": "5"}, "prod_seats")
+        priced(account, "prod_seats", metadata={"dapps": "2"})
+        seat = priced(account, "prod_seats")
+        subscribed(account, customer, seat)
+        assert only_subscription(reader().customer(customer)).items == (Item(seat, 3, "5"),)
+
+    @pytest.mark.parametrize(
+        ("status", "asked"),
+        [
+            ("active", True),
+            ("trialing", True),
+            ("past_due", True),
+            ("unpaid", True),
+            ("paused", True),
+            ("new_status", True),
+            ("canceled", False),
+            ("incomplete", False),
+            ("incomplete_expired", False),
+        ],
+    )
+    def test_matters_only_while_the_subscription_may_give_something(
+        self, script: Script, vault: Vault, status: str, asked: bool
+    ) -> None:
+        script.answer(
+            "subscriptions", page(old_subscription(item(price={"id": "p", "product": "prod_1"}), status=status))
+        )
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("products/prod_1", {"id": "prod_1", "object": "product", "metadata": {}})
+        script.answer("prices", page({**MAPPED, "product": "prod_1"}))
+        script.answer("invoices", page())
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert found.items[0].stray is asked
+        assert ("prices" in script.asked) is asked
+
+    @pytest.mark.parametrize(
+        ("product", "asked"), [("prod_1", True), ({"id": "prod_1", "metadata": {}}, True), ({}, False), (None, False)]
+    )
+    def test_is_none_of_a_product_that_is_not_there(
+        self, script: Script, vault: Vault, product: object, asked: bool
+    ) -> None:
+        script.answer("subscriptions", page(old_subscription(item(price={"id": "p", "product": product}))))
+        script.answer("customers/cus_1", CUSTOMER)
+        script.answer("products/prod_1", {"id": "prod_1", "object": "product", "deleted": True})
+        script.answer("prices", {"error": MISSING}, 400)
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert found.items == (Item("p", 1, None),)
+        assert ("prices" in script.asked) is asked
+
+
 class TestMapping:
     @pytest.mark.parametrize(
-        ("metadata", "prices", "product", "dapps", "reads_the_product"),
+        ("metadata", "prices", "product", "dapps", "reads"),
         [
-            ({"dapps": "2"}, {}, {}, "2", False),
-            ({"dapps": "2"}, {"price_seat": 3, "seat": 4}, {"dapps": "5"}, "2", False),
-            ({"dapps": "0"}, {"price_seat": 3}, {"dapps": "5"}, "0", False),
+            ({"dapps": "2"}, {}, {}, "2", []),
+            ({"dapps": "2"}, {"price_seat": 3, "seat": 4}, {"dapps": "5"}, "2", []),
+            ({"dapps": "0"}, {"price_seat": 3}, {"dapps": "5"}, "0", []),
             # Whether it can be read is for the rules to say: a typo must not fall through to another answer.
-            ({"dapps": "two"}, {"price_seat": 3}, {"dapps": "5"}, "two", False),
-            ({"dapps": ""}, {"price_seat": 3}, {"dapps": "5"}, "", False),
-            ({}, {"price_seat": 3, "seat": 4}, {"dapps": "5"}, "3", False),
-            ({}, {"price_seat": 0, "seat": 4}, {"dapps": "5"}, "0", False),
-            ({}, {"seat": 4}, {"dapps": "5"}, "4", False),
-            ({}, {"other": 9}, {"dapps": "5"}, "5", True),
-            ({"Dapps": "2"}, {}, {"dapps": "five"}, "five", True),
-            ({}, {}, {}, None, True),
+            ({"dapps": "two"}, {"price_seat": 3}, {"dapps": "5"}, "two", []),
+            ({"dapps": ""}, {"price_seat": 3}, {"dapps": "5"}, "", []),
+            ({}, {"price_seat": 3, "seat": 4}, {"dapps": "5"}, "3", []),
+            ({}, {"price_seat": 0, "seat": 4}, {"dapps": "5"}, "0", []),
+            ({}, {"seat": 4}, {"dapps": "5"}, "4", []),
+            ({}, {"other": 9}, {"dapps": "5"}, "5", ["products/prod_seats"]),
+            ({"Dapps": "2"}, {}, {"dapps": "five"}, "five", ["products/prod_seats"]),
+            ({}, {}, {}, None, ["products/prod_seats", "prices"]),
         ],
     )
     def test_is_the_prices_then_dapp_prices_then_the_products(
@@ -536,14 +943,14 @@ class TestMapping:
         prices: dict[str, int],
         product: Json,
         dapps: str | None,
-        reads_the_product: bool,
+        reads: list[str],
     ) -> None:
         account.create_product("Seats", product, "prod_seats")
         seat = priced(account, "prod_seats", metadata=metadata, lookup_key="seat", price_id="price_seat")
         subscribed(account, customer, seat)
         (item,) = only_subscription(reader(prices=prices).customer(customer)).items
         assert (item.price, item.dapps) == ("price_seat", dapps)
-        assert paths(account) == ["subscriptions"] + ["products/prod_seats"] * reads_the_product
+        assert paths(account) == ["subscriptions", *reads]
 
     def test_reads_a_product_once_for_all_its_prices(
         self, account: StripeAccount, reader: Reader, customer: str
@@ -554,7 +961,7 @@ class TestMapping:
             subscribed(account, customer, priced(account, product))
         found = reader().customer(customer)
         assert [each.items[0].dapps for each in found.subscriptions] == [None, "5", None, "5"]
-        assert sorted(paths(account)) == ["products/prod_coffee", "products/prod_seats", "subscriptions"]
+        assert sorted(paths(account)) == ["prices", "products/prod_coffee", "products/prod_seats", "subscriptions"]
 
     def test_is_read_again_at_every_look(self, account: StripeAccount, reader: Reader, customer: str) -> None:
         account.create_product("Seats", {"dapps": "5"}, "prod_seats")
@@ -659,6 +1066,28 @@ class TestOtherShapes:
         assert only_subscription(reading(vault, script.url).customer("cus_1")).ends_at == ends_at
 
     @pytest.mark.parametrize(
+        ("changed", "end"),
+        [
+            ({}, MONTH_LATER),
+            ({"current_period_end": None}, None),
+            (
+                {
+                    "current_period_end": None,
+                    "items": page(*(item(price=MAPPED, current_period_end=at) for at in (3, 9))),
+                },
+                9,
+            ),
+        ],
+    )
+    def test_a_periods_end_is_known_of_a_subscription_that_goes_on(
+        self, script: Script, vault: Vault, changed: Json, end: int | None
+    ) -> None:
+        script.answer("subscriptions", page({**old_subscription(), **changed}))
+        script.answer("customers/cus_1", CUSTOMER)
+        found = only_subscription(reading(vault, script.url).customer("cus_1"))
+        assert (found.period_end, found.ends_at) == (end, None)
+
+    @pytest.mark.parametrize(
         ("changed", "start"),
         [
             ({}, None),
@@ -699,6 +1128,7 @@ class TestOtherShapes:
         script.answer("customers/cus_1", CUSTOMER)
         product = {"id": "prod_1", "object": "product", "metadata": {"dapps": "6"}}
         script.answer("products/prod_1", product)
+        script.answer("prices", page())
         assert only_subscription(reading(vault, script.url).customer("cus_1")).items == (expected,)
 
     def test_a_customer_that_was_not_expanded_is_read(self, script: Script, vault: Vault) -> None:
@@ -815,6 +1245,15 @@ class TestCheckoutSession:
         with pytest.raises(BillingIncomplete, match="other mode"):
             reader(livemode=True).purchase(session(made))
 
+    def test_of_a_price_without_a_mapping_takes_nothing_away(
+        self, account: StripeAccount, reader: Reader, free: str
+    ) -> None:
+        """A one-time purchase does not end at a renewal: no other prices are asked for."""
+        mug = account.create_price(account.get("price", free)["product"], 900)["id"]
+        made = account.checkout(EMAIL, mug, mode="payment")["id"]
+        assert reader().purchase(session(made)).items == (Item(mug, 1, None),)
+        assert "prices" not in paths(account)
+
 
 @pytest.mark.parametrize("status", ["created", "paid", "fulfilled", "canceled", "returned"])
 def test_a_legacy_order_is_what_the_ledger_knows_with_todays_mapping(
@@ -827,12 +1266,284 @@ def test_a_legacy_order_is_what_the_ledger_knows_with_todays_mapping(
     assert account.requests == []  # its API is gone
 
 
+# ------------------------------------------------------------------ what speaks against a charge
+
+
+def told(kind: Any, id_: str, charge: str = "ch_1", pays: str | None = "sub_1") -> events.Mark:
+    """A mark as the ledger remembers it."""
+    return events.Mark(id_, kind, charge, pays, MONTH_LATER)
+
+
+def of_card(case_type: str) -> Json:
+    """What a dispute of a card payment is about."""
+    return {"payment_method_details": {"card": {"case_type": case_type}, "type": "card"}}
+
+
+class TestMark:
+    @pytest.fixture
+    def charge(self, account: StripeAccount, customer: str, price: str) -> str:
+        return str(account.charge_of(subscribed(account, customer, price))["id"])
+
+    @pytest.mark.parametrize(
+        ("happen", "kind"),
+        [
+            (lambda account, charge: account.refund(charge), "refunded"),
+            (lambda account, charge: account.refund(charge, status="pending"), "refunded"),
+            (lambda account, charge: account.refund(charge, 1), None),
+            (lambda account, charge: (account.refund(charge, 1), account.refund(charge)), "refunded"),
+            (lambda account, charge: account.fail_refund(account.refund(charge)["id"]), None),
+            (lambda account, charge: account.fail_refund(account.refund(charge, status="pending")["id"]), None),
+        ],
+        ids=["full", "pending", "part", "in parts", "failed", "failed later"],
+    )
+    def test_is_a_refund_only_while_all_of_the_charge_is_refunded(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        charge: str,
+        happen: Callable[[StripeAccount, str], object],
+        kind: Any,
+    ) -> None:
+        happen(account, charge)
+        expected = None if kind is None else Mark(charge, kind, "sub_1", MONTH_LATER)
+        assert reader().mark(told("refund", charge, charge)) == expected
+        assert paths(account) == [f"charges/{charge}"]
+
+    @pytest.mark.parametrize(
+        ("opened", "closed", "kind"),
+        [
+            ("needs_response", None, "disputed"),
+            ("warning_needs_response", None, "disputed"),
+            ("needs_response", "won", None),
+            ("needs_response", "lost", "dispute_lost"),
+            ("warning_needs_response", "warning_closed", None),
+        ],
+    )
+    def test_is_a_dispute_until_it_is_won_or_withdrawn(
+        self, account: StripeAccount, reader: Reader, charge: str, opened: Any, closed: Any, kind: Any
+    ) -> None:
+        dispute = account.dispute(charge, status=opened)["id"]
+        if closed is not None:
+            account.close_dispute(dispute, closed)
+        expected = None if kind is None else Mark(dispute, kind, "sub_1", MONTH_LATER)
+        assert reader().mark(told("dispute", dispute, charge)) == expected
+        assert paths(account) == [f"disputes/{dispute}"]
+
+    @pytest.mark.parametrize(
+        ("dispute", "kind"),
+        [
+            ({"status": "under_review"}, "disputed"),
+            ({"status": "warning_under_review"}, "disputed"),
+            ({"status": "appeal_needs_response"}, "dispute_lost"),
+            ({"status": "new_status"}, "disputed"),
+            ({"status": None}, "disputed"),
+            ({}, "disputed"),
+            # Prevented: the buyer has the money back, or the dispute was blocked.
+            ({"status": "prevented", **of_card("resolution")}, "dispute_lost"),
+            ({"status": "prevented", **of_card("block")}, None),
+            ({"status": "prevented", "payment_method_details": {"card": None}}, None),
+            ({"status": "prevented", "payment_method_details": None}, None),
+            ({"status": "needs_response", **of_card("resolution")}, "disputed"),
+        ],
+    )
+    def test_is_an_open_dispute_whatever_stripe_may_call_it_one_day(
+        self, script: Script, vault: Vault, dispute: Json, kind: Any
+    ) -> None:
+        script.answer("disputes/du_1", {"id": "du_1", "object": "dispute", **dispute})
+        expected = None if kind is None else Mark("du_1", kind, "sub_1", MONTH_LATER)
+        assert reading(vault, script.url).mark(told("dispute", "du_1")) == expected
+
+    def test_is_a_fraud_warning_for_good(self, account: StripeAccount, reader: Reader, charge: str) -> None:
+        warning = account.fraud_warning(charge)["id"]
+        expected = Mark(warning, "fraud_warning", "sub_1", MONTH_LATER)
+        assert reader().mark(told("fraud_warning", warning, charge)) == expected
+        assert paths(account) == [f"radar/early_fraud_warnings/{warning}"]
+
+    @pytest.mark.parametrize("kind", ["refund", "dispute", "fraud_warning"])
+    def test_on_a_charge_for_nothing_of_ours_asks_nothing(
+        self, account: StripeAccount, reader: Reader, kind: str
+    ) -> None:
+        assert reader().mark(told(kind, "du_1", pays=None)) is None
+        assert account.requests == []
+
+    @pytest.mark.parametrize("kind", ["refund", "dispute", "fraud_warning"])
+    def test_of_another_account_is_incomplete(self, reader: Reader, kind: str) -> None:
+        with pytest.raises(BillingIncomplete, match="another account"):
+            reader().mark(told(kind, "du_1"))
+
+
+class TestCharged:
+    def test_for_a_subscription_until_the_end_of_the_period_that_it_paid_for(
+        self, account: StripeAccount, clock: Clock, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        first = account.charge_of(subscription)["id"]
+        clock.now = MONTH_LATER
+        account.renew(subscription)
+        second = account.charge_of(subscription)["id"]
+        invoice = account.stored("subscription", subscription)["latest_invoice"]
+        seen = reader()
+        assert seen.charged(first) == Charged(customer, subscription, MONTH_LATER)
+        account.requests.clear()
+        assert seen.charged(second) == Charged(customer, subscription, MONTH_LATER + 28 * DAY)
+        assert paths(account) == [f"charges/{second}", "checkout/sessions", "invoice_payments", f"invoices/{invoice}"]
+
+    def test_for_a_subscription_that_was_bought_in_checkout(
+        self, account: StripeAccount, reader: Reader, price: str
+    ) -> None:
+        made = account.checkout(EMAIL, price)
+        found = reader().charged(account.charge_of(made["id"])["id"])
+        assert found == Charged(made["customer"], made["subscription"], MONTH_LATER)
+
+    @pytest.mark.parametrize("guest", [True, False])
+    def test_for_a_one_time_purchase_in_checkout(
+        self, account: StripeAccount, reader: Reader, customer: str, guest: bool
+    ) -> None:
+        once = account.create_price(account.create_product("Seat for ever")["id"], 5_000)["id"]
+        made = account.checkout(EMAIL, once, mode="payment", customer=None if guest else customer)["id"]
+        charge = account.charge_of(made)["id"]
+        assert reader().charged(charge) == Charged(None if guest else customer, made)
+        assert paths(account) == [f"charges/{charge}", "checkout/sessions"]
+
+    def test_of_another_account_is_incomplete(self, reader: Reader) -> None:
+        with pytest.raises(BillingIncomplete, match="another account"):
+            reader().charged("ch_unknown")
+
+    def test_of_the_other_mode_is_incomplete(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        charge = account.charge_of(subscribed(account, customer, price))["id"]
+        with pytest.raises(BillingIncomplete, match="other mode"):
+            reader(livemode=True).charged(charge)
+
+    @pytest.mark.parametrize(
+        ("charge", "found", "asked"),
+        [
+            ({}, Charged(None), []),
+            ({"customer": "cus_1"}, Charged("cus_1"), []),
+            ({"customer": {"id": "cus_1"}}, Charged("cus_1"), []),
+            # Before 2025-03-31.basil a charge named its invoice.
+            ({"customer": "cus_1", "invoice": "in_1"}, Charged("cus_1", "sub_1", 9), ["invoices/in_1"]),
+            ({"invoice": {"id": "in_1"}}, Charged("cus_9", "sub_1", 9), ["invoices/in_1"]),
+            (
+                {"customer": "cus_1", "invoice": "in_1", "payment_intent": "pi_1"},
+                Charged("cus_1", "sub_1", 9),
+                ["checkout/sessions", "invoices/in_1"],
+            ),
+            (
+                {"customer": "cus_1", "payment_intent": {"id": "pi_1"}},
+                Charged("cus_1", "sub_1", 9),
+                ["checkout/sessions", "invoice_payments", "invoices/in_1"],
+            ),
+        ],
+    )
+    def test_is_read_from_whatever_a_charge_has(
+        self, script: Script, vault: Vault, charge: Json, found: Charged, asked: list[str]
+    ) -> None:
+        script.answer("charges/ch_1", {"id": "ch_1", "object": "charge", **charge})
+        script.answer("checkout/sessions", page())
+        script.answer("invoice_payments", page({"object": "invoice_payment", "invoice": "in_1"}))
+        script.answer("invoices/in_1", {**INVOICE, "customer": "cus_9", "subscription": "sub_1"})
+        assert reading(vault, script.url).charged("ch_1") == found
+        assert script.asked == ["charges/ch_1", *asked]
+
+    @pytest.mark.parametrize(
+        ("invoice", "pays", "until"),
+        [
+            ({"subscription": "sub_1"}, "sub_1", 9),
+            ({"subscription": {"id": "sub_1"}}, "sub_1", 9),
+            ({"parent": {"subscription_details": {"subscription": "sub_1"}}}, "sub_1", 9),
+            ({"parent": {"subscription_details": {"subscription": {"id": "sub_1"}}}}, "sub_1", 9),
+            ({"parent": {"subscription_details": {"subscription": "sub_2"}}, "subscription": "sub_1"}, "sub_2", 9),
+            # An invoice for something else.
+            ({"parent": {"quote_details": {"quote": "qt_1"}, "subscription_details": None}}, None, 9),
+            ({"parent": None}, None, 9),
+            ({"subscription": "sub_1", "lines": {"object": "list", "data": []}}, "sub_1", None),
+            ({"subscription": "sub_1", "lines": None}, "sub_1", None),
+            ({"subscription": "sub_1", "lines": {"object": "list", "data": [{"period": None}]}}, "sub_1", None),
+        ],
+    )
+    def test_is_read_from_whatever_an_invoice_has(
+        self, script: Script, vault: Vault, invoice: Json, pays: str | None, until: int | None
+    ) -> None:
+        script.answer("charges/ch_1", {"id": "ch_1", "object": "charge", "customer": "cus_1", "invoice": "in_1"})
+        script.answer("invoices/in_1", {**INVOICE, **invoice})
+        assert reading(vault, script.url).charged("ch_1") == Charged("cus_1", pays, until)
+
+    @pytest.mark.parametrize(
+        ("reason", "amount", "paid", "whole"),
+        [
+            ("subscription_cycle", 900, 900, True),
+            ("subscription_create", 900, 900, True),
+            ("subscription_cycle", 901, 900, True),
+            ("subscription_cycle", 899, 900, False),  # one of several payments
+            ("subscription_update", 900, 900, False),  # a change in between: what was paid before stays paid
+            (None, 900, 900, True),
+            (None, None, 900, False),
+            (None, 900, None, True),
+            (None, None, None, True),
+        ],
+    )
+    def test_paid_for_the_period_alone_or_not(
+        self, script: Script, vault: Vault, reason: str | None, amount: int | None, paid: int | None, whole: bool
+    ) -> None:
+        script.answer("charges/ch_1", {"id": "ch_1", "object": "charge", "invoice": "in_1", "amount": amount})
+        invoice = {**INVOICE, "subscription": "sub_1", "billing_reason": reason, "amount_paid": paid}
+        script.answer("invoices/in_1", invoice)
+        assert reading(vault, script.url).charged("ch_1") == Charged(None, "sub_1", 9, whole)
+
+    def test_for_a_change_of_a_subscription_leaves_the_period_paid(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscription = subscribed(account, customer, price)
+        account.bill(subscription, 100, "paid")
+        charge = account.charge_of(subscription)["id"]
+        assert reader().charged(charge) == Charged(customer, subscription, MONTH_LATER, whole=False)
+
+    def test_has_more_lines_than_are_in_the_invoice(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        yearly = priced(account, metadata={"dapps": "1"}, recurring={"interval": "year"})
+        items = [*({"price": price, "quantity": number} for number in range(1, 12)), {"price": yearly}]
+        subscription = account.create_subscription(customer, items=items)["id"]
+        found = reader().charged(account.charge_of(subscription)["id"])
+        assert found == Charged(customer, subscription, NOW + 365 * DAY)
+        assert paths(account)[-1].endswith("/lines")
+
+    @pytest.mark.parametrize(
+        ("charge", "session_", "customer"),
+        [(None, "cus_1", "cus_1"), (None, {"id": "cus_1"}, "cus_1"), ("cus_2", "cus_1", "cus_2"), (None, None, None)],
+    )
+    def test_is_the_sessions_customers_when_the_charge_names_none(
+        self, script: Script, vault: Vault, charge: str | None, session_: object, customer: str | None
+    ) -> None:
+        script.answer("charges/ch_1", {"id": "ch_1", "object": "charge", "customer": charge, "payment_intent": "pi_1"})
+        script.answer("checkout/sessions", page({"id": "cs_1", "object": "checkout.session", "customer": session_}))
+        assert reading(vault, script.url).charged("ch_1") == Charged(customer, "cs_1")
+
+    def test_by_a_payment_that_belongs_to_no_invoice_paid_for_nothing_of_ours(
+        self, script: Script, vault: Vault
+    ) -> None:
+        script.answer("charges/ch_1", {"id": "ch_1", "object": "charge", "customer": "cus_1", "payment_intent": "pi_1"})
+        script.answer("checkout/sessions", page())
+        script.answer("invoice_payments", page())
+        assert reading(vault, script.url).charged("ch_1") == Charged("cus_1")
+
+
+INVOICE = {
+    "id": "in_1",
+    "object": "invoice",
+    "lines": {"object": "list", "data": [{"period": {"start": 1, "end": end}} for end in (5, 9, 7)]},
+}
+
+
 # ------------------------------------------------------------------ when Stripe does not answer, or not as wished
 
-MISSING = {"code": "resource_missing", "type": "invalid_request_error"}
 READS: dict[str, Callable[[Billing], object]] = {
     "subscriptions": lambda seen: seen.customer("cus_1"),
     "checkout/sessions/cs_1": lambda seen: seen.purchase(session("cs_1")),
+    "charges/ch_1": lambda seen: seen.charged("ch_1"),
+    "disputes/du_1": lambda seen: seen.mark(told("dispute", "du_1")),
 }
 
 
@@ -885,12 +1596,12 @@ class TestErrors:
     def test_say_nothing_of_the_request(
         self, script: Script, vault: Vault, path: str, status: int, error: Json, name: type[GatewayError]
     ) -> None:
-        text = f"No such customer: 'cus_1', session 'cs_1', {EMAIL}, {KEY}"
+        text = f"No such customer: 'cus_1', session 'cs_1', charge 'ch_1', dispute 'du_1', {EMAIL}, {KEY}"
         for each in (path, "customers/cus_1"):
             script.answer(each, {"error": {**error, "message": text, "param": "cus_1"}}, status=status)
         with pytest.raises(name) as caught:
             READS[path](reading(vault, script.url))
-        assert not any(value in str(caught.value) for value in ("cus_1", "cs_1", EMAIL, KEY))
+        assert not any(value in str(caught.value) for value in ("cus_1", "cs_1", "ch_1", "du_1", EMAIL, KEY))
         assert caught.value.__suppress_context__
         assert caught.value.__cause__ is None
 
@@ -907,6 +1618,12 @@ class TestErrors:
     ) -> None:
         door.app = Response(body, status, content_type="text/html")
         with pytest.raises(StripeUnavailable, match=str(status)):
+            READS[path](reading(vault, door.url))
+
+    @pytest.mark.parametrize("body", [b"[]", b"null", b'"ok"', b"0"])
+    def test_of_no_object_are_unavailability(self, door: Door, vault: Vault, path: str, body: bytes) -> None:
+        door.app = Response(body, 200, content_type="application/json")
+        with pytest.raises(StripeUnavailable):
             READS[path](reading(vault, door.url))
 
     def test_of_nobody_there_are_unavailability(self, vault: Vault, path: str) -> None:

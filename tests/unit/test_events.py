@@ -19,7 +19,22 @@ from hypothesis import strategies as st
 
 from gateway import events
 from gateway.errors import UnreadableEnvelope, UnusableEvent
-from gateway.events import HANDLED_TYPES, Envelope, Order, OrderItem, Purchase, email_address, envelope, order, unusable
+from gateway.events import (
+    HANDLED_TYPES,
+    PAYMENTS,
+    Envelope,
+    Mark,
+    MarkKind,
+    Order,
+    OrderItem,
+    Purchase,
+    email_address,
+    envelope,
+    mark,
+    notice,
+    order,
+    unusable,
+)
 
 FIXTURES = json.loads((Path(__file__).parents[1] / "local" / "stripe-fixtures.json").read_text(encoding="utf-8"))
 CREATED = 1_790_000_000
@@ -110,34 +125,90 @@ def session(**changed: Any) -> dict[str, Any]:
     return stripe_object("checkout.session", **{"customer_details": details, "amount_total": 2000, **changed})
 
 
+def mapping_event(event_type: str, metadata: object, previous: dict[str, Any]) -> Envelope:
+    """An event of a price or product with that metadata; `previous`: what an …updated event says was there before."""
+    content = stripe_object(event_type.partition(".")[0], metadata=metadata)
+    return envelope(event(event_type, content, data={"object": content, "previous_attributes": previous}))
+
+
+# What starts a run, as the rules list it.
+CHECKOUT = [
+    f"checkout.session.{each}" for each in ("completed", "async_payment_succeeded", "async_payment_failed", "expired")
+]
+SUBSCRIPTION = [
+    f"customer.subscription.{each}"
+    for each in (
+        *("created", "updated", "deleted", "paused", "resumed"),
+        *("pending_update_applied", "pending_update_expired"),
+    )
+]
+SCHEDULE = [
+    f"subscription_schedule.{each}"
+    for each in ("aborted", "canceled", "completed", "created", "expiring", "released", "updated")
+]
+INVOICE = [f"invoice.{each}" for each in ("paid", "payment_failed", "overdue", "voided", "marked_uncollectible")]
+CUSTOMER = ["customer.updated", "customer.deleted"]
+REFUND = [f"refund.{each}" for each in ("created", "failed", "updated")]
+DISPUTE = [f"charge.dispute.{each}" for each in ("closed", "created", "funds_reinstated", "funds_withdrawn", "updated")]
+WARNING = "radar.early_fraud_warning.created"
+MARKING: dict[str, MarkKind] = {
+    "charge.refunded": "refund",
+    **dict.fromkeys(REFUND, "refund"),
+    **dict.fromkeys(DISPUTE, "dispute"),
+    WARNING: "fraud_warning",
+}
+LEGACY = ["order.payment_succeeded", "order.updated", "order_return.created"]
+READ = sorted([*CHECKOUT, *SUBSCRIPTION, *SCHEDULE, *INVOICE, *CUSTOMER, *MARKING, "credit_note.created", *LEGACY])
+
+# What starts none.
+NOTICES = {
+    "customer.subscription.trial_will_end": "StripeNotice",
+    "invoice.payment_action_required": "StripeNotice",
+    "invoice.upcoming": "StripeNotice",
+    "invoice.finalization_failed": "FinalizationFailed",
+}
+MAPPING = [f"{thing}.{verb}" for thing in ("price", "product") for verb in ("created", "deleted", "updated")]
+
 # One realistic object for each type that we handle.
 SAMPLES: dict[str, dict[str, Any]] = {
-    **{
-        each: session(customer="cus_1", id="cs_test_1", currency="usd", metadata={"plan": "big"})
-        for each in HANDLED_TYPES
-        if each.startswith("checkout.")
-    },
-    **{each: stripe_object("subscription") for each in HANDLED_TYPES if each.startswith("customer.subscription.")},
-    **{each: stripe_object("subscription_schedule") for each in HANDLED_TYPES if each.startswith("subscription_s")},
+    **{each: session(customer="cus_1", id="cs_test_1", currency="usd", metadata={"plan": "big"}) for each in CHECKOUT},
+    **{each: stripe_object("subscription") for each in (*SUBSCRIPTION, "customer.subscription.trial_will_end")},
+    **{each: stripe_object("subscription_schedule") for each in SCHEDULE},
     **{
         each: stripe_object("invoice", customer_email="payer@example.com", customer_name="Pat Payer")
-        for each in HANDLED_TYPES
-        if each.startswith("invoice.")
+        for each in (*INVOICE, *(each for each in NOTICES if each.startswith("invoice.")))
     },
-    **dict.fromkeys(("customer.updated", "customer.deleted"), stripe_object("customer", email="payer@example.com")),
-    "charge.refunded": stripe_object("charge", customer="cus_1", amount_refunded=100),
+    **dict.fromkeys(CUSTOMER, stripe_object("customer", email="payer@example.com")),
+    "charge.refunded": stripe_object("charge", id="ch_1", customer="cus_1", amount_refunded=40),
+    **{each: stripe_object("refund", id="re_1", charge="ch_1", amount=40) for each in REFUND},
+    **{each: stripe_object("dispute", id="dp_1", charge="ch_1", amount=40) for each in DISPUTE},
+    WARNING: {
+        "id": "issfr_1",
+        "object": "radar.early_fraud_warning",
+        "actionable": True,
+        "charge": "ch_1",
+        "created": CREATED,
+        "fraud_type": "misc",
+        "livemode": False,
+    },
+    "credit_note.created": stripe_object("credit_note", id="cn_1", customer="cus_1", amount=40),
     **dict.fromkeys(("order.payment_succeeded", "order.updated"), LEGACY_ORDER),
     "order_return.created": LEGACY_RETURN,
+    **{each: stripe_object(each.partition(".")[0]) for each in MAPPING},
 }
 ONE_OF_EACH_KIND = [
+    "charge.dispute.created",
     "charge.refunded",
     "checkout.session.completed",
     "checkout.session.expired",
+    "credit_note.created",
     "customer.subscription.updated",
     "customer.updated",
     "invoice.paid",
     "order.updated",
     "order_return.created",
+    "radar.early_fraud_warning.created",
+    "refund.created",
     "subscription_schedule.updated",
 ]
 
@@ -152,17 +223,23 @@ class TestEnvelope:
     def test_of_a_connected_account_names_it(self) -> None:
         assert envelope(event("plan.created", {}, account="acct_1")).account == "acct_1"
 
+    @pytest.mark.parametrize("value", [7, True, [MARKER], {"id": MARKER}])
+    def test_of_an_account_that_is_no_text_is_unreadable(self, value: object) -> None:
+        with pytest.raises(UnreadableEnvelope, match=r"^account is not text$"):
+            envelope(event("plan.created", {}, account=value))
+
     @pytest.mark.parametrize(
         "body",
         [None, True, 1, "text", [], [event("plan.created", {})], {}],
         ids=["null", "true", "number", "text", "empty list", "list of events", "empty object"],
     )
     def test_that_is_no_event_is_unreadable(self, body: object) -> None:
-        with pytest.raises(UnreadableEnvelope):
+        complaint = "id is missing or not an event id" if body == {} else "the body is not a JSON object"
+        with pytest.raises(UnreadableEnvelope, match=f"^{complaint}$"):
             envelope(body)
 
     def test_of_a_thin_event_says_what_to_set(self) -> None:
-        with pytest.raises(UnreadableEnvelope, match="payload style to snapshot"):
+        with pytest.raises(UnreadableEnvelope, match=r"^a thin event; set the endpoint's payload style to snapshot$"):
             envelope({"object": "v2.core.event", "id": "evt_1", "type": "v1.customer.updated", "livemode": False})
 
     @pytest.mark.parametrize(
@@ -200,11 +277,23 @@ class TestEnvelope:
         assert MARKER not in str(caught.value)
         assert unusable(strange).order_id == strange.id
 
-    def test_of_another_type_needs_no_id(self) -> None:
-        assert envelope(event("balance.available", {"object": "balance"})).object == {"object": "balance"}
+    @pytest.mark.parametrize("event_type", ["balance.available", "invoice.upcoming", "price.deleted"])
+    def test_of_a_type_that_starts_no_run_needs_no_id(self, event_type: str) -> None:
+        assert envelope(event(event_type, {"object": "balance"})).object == {"object": "balance"}
 
     def test_takes_an_event_id_as_long_as_an_execution_name_allows(self) -> None:
         assert envelope(event("plan.created", {}, id="e" * 70)).id == "e" * 70
+
+    def test_keeps_what_was_there_before(self) -> None:
+        before = {"metadata": {"dapps": "5"}}
+        data = {"object": {}, "previous_attributes": before}
+        assert envelope(event("plan.updated", {}, data=data)).previous == before
+
+    @pytest.mark.parametrize("before", [None, 7, "", MARKER, [], [MARKER], {}])
+    def test_without_readable_previous_attributes_has_none(self, before: object) -> None:
+        data = {"object": {}, "previous_attributes": before}
+        assert envelope(event("plan.updated", {}, data=data)).previous == {}
+        assert envelope(event("plan.updated", {})).previous == {}
 
 
 class TestTypes:
@@ -225,14 +314,86 @@ class TestTypes:
     def test_that_start_no_run_give_no_order(self, event_type: str) -> None:
         assert read(event_type, {"id": "x_1"}) is None
 
-    @pytest.mark.parametrize("event_type", sorted(HANDLED_TYPES))
-    def test_that_we_handle_give_an_order_of_their_object(self, event_type: str) -> None:
+    @pytest.mark.parametrize("event_type", READ)
+    def test_that_start_a_run_give_an_order_of_their_object(self, event_type: str) -> None:
         found = read_one(event_type, SAMPLES[event_type])
         assert (found.event_id, found.event_type, found.livemode) == ("evt_1", event_type, False)
         _assert_sound(found)
 
+    @pytest.mark.parametrize("event_type", READ)
+    def test_that_start_a_run_are_no_notice(self, event_type: str) -> None:
+        assert notice(envelope(event(event_type, SAMPLES[event_type]))) is None
+
+    @pytest.mark.parametrize("event_type", [*NOTICES, *MAPPING])
+    def test_that_are_a_notice_start_no_run(self, event_type: str) -> None:
+        assert read(event_type, SAMPLES[event_type]) is None
+
+    def test_that_we_handle_start_a_run_or_are_a_notice(self) -> None:
+        assert sorted(HANDLED_TYPES) == sorted([*READ, *NOTICES, *MAPPING])
+
+    def test_of_payments_mean_that_money_came_in(self) -> None:
+        assert sorted(PAYMENTS) == [
+            "checkout.session.async_payment_succeeded",
+            "checkout.session.completed",
+            "invoice.paid",
+            "order.payment_succeeded",
+        ]
+
     def test_every_one_has_a_sample(self) -> None:
         assert SAMPLES.keys() == HANDLED_TYPES
+
+
+class TestNotice:
+    @pytest.mark.parametrize(("event_type", "metric"), NOTICES.items())
+    def test_counts_what_starts_no_run_but_somebody_should_know(self, event_type: str, metric: str) -> None:
+        assert notice(envelope(event(event_type, SAMPLES[event_type]))) == metric
+
+    @pytest.mark.parametrize("event_type", ["balance.available", "invoice.created", "plan.updated", "prices.updated"])
+    def test_is_none_of_any_other_type(self, event_type: str) -> None:
+        content = {"metadata": {"dapps": "5"}}
+        data = {"object": content, "previous_attributes": content}
+        assert notice(envelope(event(event_type, {}, data=data))) is None
+
+    @pytest.mark.parametrize("event_type", ["price.updated", "product.updated"])
+    @pytest.mark.parametrize(
+        ("previous", "metric"),
+        [
+            ({"metadata": {"dapps": "5"}}, "MappingChanged"),
+            ({"metadata": {"dapps": None}}, "MappingChanged"),  # there was none before
+            ({"metadata": {"dapps_quantity": "5", "other": "x"}}, "MappingChanged"),
+            ({"metadata": {"other": "x"}}, None),
+            ({"metadata": {"dapps ": "x"}}, None),
+            ({"metadata": None}, None),
+            ({"metadata": "dapps"}, None),
+            ({"metadata": ["dapps"]}, None),
+            ({"lookup_key": "big"}, "MappingChanged"),
+            ({"lookup_key": None, "active": False}, "MappingChanged"),
+            ({"active": False, "nickname": "dapps"}, None),
+            ({}, None),
+        ],
+    )
+    def test_of_a_mapping_compares_with_what_was_there_before(
+        self, event_type: str, previous: dict[str, Any], metric: str | None
+    ) -> None:
+        assert notice(mapping_event(event_type, {"dapps": "6"}, previous)) == metric
+
+    @pytest.mark.parametrize("event_type", [each for each in MAPPING if not each.endswith(".updated")])
+    @pytest.mark.parametrize(
+        ("metadata", "metric"),
+        [
+            ({"dapps": "5"}, "MappingChanged"),
+            ({"other": "x", "dapps_quantity": "5"}, "MappingChanged"),
+            ({"other": "dapps"}, None),
+            ({}, None),
+            (None, None),
+            ("dapps", None),
+            (["dapps"], None),
+        ],
+    )
+    def test_of_a_mapping_that_comes_or_goes_reads_the_object(
+        self, event_type: str, metadata: object, metric: str | None
+    ) -> None:
+        assert notice(mapping_event(event_type, metadata, {"metadata": {"dapps": "5"}})) == metric
 
 
 class TestCheckout:
@@ -287,9 +448,9 @@ class TestCheckout:
 
     @pytest.mark.parametrize("details", [None, {}, {"email": None}, {"email": MARKER}, {"email": [MARKER]}])
     def test_of_a_guest_without_an_address_is_unusable(self, details: object) -> None:
-        with pytest.raises(UnusableEvent) as caught:
+        complaint = "^the session has neither a customer nor a usable e-mail address$"
+        with pytest.raises(UnusableEvent, match=complaint):
             read("checkout.session.completed", session(customer_details=details, customer_email=MARKER))
-        assert MARKER not in str(caught.value)
 
     @pytest.mark.parametrize(
         ("event_type", "mode"), [("checkout.session.expired", "payment"), ("checkout.session.completed", "setup")]
@@ -303,6 +464,9 @@ class TestCheckout:
     )
     def test_has_the_status_of_its_event(self, event_type: str, status: str) -> None:
         assert read_one(f"checkout.session.{event_type}", session(customer="cus_1")).status == status
+
+    def test_that_expired_can_never_be_paid(self) -> None:
+        assert read_one("checkout.session.expired", session(customer="cus_1", mode="payment")).purchase is None
 
 
 class TestSubscription:
@@ -382,15 +546,61 @@ class TestCustomer:
         assert (found.email, found.status) == ("payer@example.com", status)
 
 
-class TestCharge:
-    def test_refunded_is_an_order_of_its_customer(self) -> None:
-        content = stripe_object("charge", id="ch_1", customer="cus_1", amount_refunded=40, currency="eur")
-        found = read_one("charge.refunded", content)
-        assert (found.party, found.charge, found.amount, found.currency) == ("cus_1", "ch_1", 40, "eur")
-        assert found.status == "returned"
+class TestMark:
+    @pytest.mark.parametrize("event_type", MARKING)
+    def test_is_an_order_of_its_own_that_names_the_charge(self, event_type: str) -> None:
+        found = read_one(event_type, SAMPLES[event_type])
+        own_id = SAMPLES[event_type]["id"]
+        assert (found.order_id, found.customer_id, found.party, found.charge) == (own_id, None, own_id, "ch_1")
+        assert found.status == ("returned" if MARKING[event_type] == "refund" else "paid")
+        assert (found.purchase, found.items, found.email, found.updated) == (None, (), None, CREATED)
 
-    def test_of_nobody_we_know_is_no_order(self) -> None:
-        assert read("charge.refunded", stripe_object("charge", customer=None)) is None
+    @pytest.mark.parametrize("event_type", [each for each in MARKING if each != WARNING])
+    def test_tells_the_amount_of_the_refund_or_dispute(self, event_type: str) -> None:
+        found = read_one(event_type, {**SAMPLES[event_type], "currency": "eur"})
+        assert (found.amount, found.currency) == (40, "eur")
+
+    @pytest.mark.parametrize("event_type", [each for each in MARKING if each != "charge.refunded"])
+    def test_takes_an_expanded_charge(self, event_type: str) -> None:
+        content = {**SAMPLES[event_type], "charge": stripe_object("charge", id="ch_2")}
+        assert read_one(event_type, content).charge == "ch_2"
+
+    @pytest.mark.parametrize("charge", [None, "", 7, [MARKER], {}, {"id": None}, f"{MARKER} "])
+    @pytest.mark.parametrize("event_type", [each for each in MARKING if each != "charge.refunded"])
+    def test_of_no_charge_is_unusable(self, event_type: str, charge: object) -> None:
+        with pytest.raises(UnusableEvent, match=r"^charge is missing or not a Stripe id$") as caught:
+            read(event_type, {**SAMPLES[event_type], "charge": charge})
+        assert MARKER not in str(caught.value)
+
+    @pytest.mark.parametrize("customer", [None, "cus_1", [MARKER], f"{MARKER} "])
+    @pytest.mark.parametrize("event_type", MARKING)
+    def test_asks_stripe_whose_it_is(self, event_type: str, customer: object) -> None:
+        assert read_one(event_type, {**SAMPLES[event_type], "customer": customer}).customer_id is None
+
+    @pytest.mark.parametrize(("event_type", "kind"), MARKING.items())
+    def test_is_remembered_under_the_id_whose_state_is_asked_for(self, event_type: str, kind: MarkKind) -> None:
+        known_as = "ch_1" if kind == "refund" else "own_1"
+        assert mark(event_type, "own_1", "ch_1") == Mark(known_as, kind, "ch_1", pays=None, until=None)
+
+    @pytest.mark.parametrize(
+        "event_type", ["charge.succeeded", "charge.disputed", "invoice.paid", "a.refund.created", ""]
+    )
+    def test_is_nothing_else(self, event_type: str) -> None:
+        with pytest.raises(UnusableEvent, match=f"^{event_type} concerns no charge$"):
+            mark(event_type, "own_1", "ch_1")
+
+
+class TestCreditNote:
+    def test_is_an_order_of_its_customer(self) -> None:
+        found = read_one("credit_note.created", SAMPLES["credit_note.created"])
+        assert (found.order_id, found.party, found.amount, found.status) == ("cn_1", "cus_1", 40, "returned")
+        assert (found.currency, found.charge, found.purchase) == ("usd", None, None)
+
+    @pytest.mark.parametrize("customer", [None, "", [MARKER], f"{MARKER} "])
+    def test_of_no_customer_is_unusable(self, customer: object) -> None:
+        with pytest.raises(UnusableEvent, match=r"^customer is missing or not a Stripe id$") as caught:
+            read("credit_note.created", {**SAMPLES["credit_note.created"], "customer": customer})
+        assert MARKER not in str(caught.value)
 
 
 class TestLegacyOrder:
@@ -461,37 +671,37 @@ class TestLegacyOrder:
     @pytest.mark.parametrize(
         ("changed", "complaint"),
         [
-            ({"status": None}, "status"),
-            ({"status": 1}, "status"),
-            ({"status": ["paid"]}, "status"),
-            ({"status": MARKER}, "status"),
-            ({"customer": [MARKER]}, "customer"),
-            ({"customer": ""}, "customer"),
-            ({"email": None}, "e-mail address is missing"),
-            ({"email": MARKER}, "malformed"),
-            ({"items": None}, "list of items"),
-            ({"items": MARKER}, "list of items"),
-            ({"items": {"data": []}}, "list of items"),
-            ({"items": [MARKER]}, "not an object"),
-            ({"items": [None]}, "not an object"),
-            ({"items": [{"type": "sku", "quantity": 1}]}, "no sku"),
-            ({"items": [{"type": "sku", "parent": "", "quantity": 1}]}, "no sku"),
-            ({"items": [{"type": "sku", "parent": MARKER * 50, "quantity": 1}]}, "no sku"),
-            ({"items": [{"type": "sku", "parent": {"id": MARKER}, "quantity": 1}]}, "no sku"),
+            *(({"status": each}, "the order's status is missing or unknown") for each in (None, 1, ["paid"], MARKER)),
+            *(({"customer": each}, "customer is missing or not a Stripe id") for each in ([MARKER], "")),
+            ({"email": None}, "the e-mail address is missing or not text"),
+            ({"email": MARKER}, "the e-mail address is malformed"),
+            *(({"items": each}, "the order has no list of items") for each in (None, MARKER, {"data": []})),
+            *(({"items": [each]}, "an item of the order is not an object") for each in (None, MARKER)),
             *(
-                ({"items": [{"type": "sku", "parent": MARKER, "quantity": each}]}, "whole quantity")
+                ({"items": [{"type": "sku", "quantity": 1, "parent": each}]}, "an item of the order names no sku")
+                for each in (None, "", "x" * 501, {"id": MARKER})
+            ),
+            *(
+                (
+                    {"items": [{"type": "sku", "parent": MARKER, "quantity": each}]},
+                    "an item of the order has no whole quantity",
+                )
                 for each in (None, -1, 1.0, 0.5, "1", True, [1], 10**15, float("nan"), float("inf"))
             ),
         ],
     )
     def test_with_a_bad_field_is_unusable(self, changed: dict[str, Any], complaint: str) -> None:
-        with pytest.raises(UnusableEvent, match=complaint) as caught:
+        with pytest.raises(UnusableEvent, match=f"^{complaint}$"):
             read("order.payment_succeeded", legacy(**changed))
-        assert MARKER not in str(caught.value)
 
     @pytest.mark.parametrize("items", [[], [{"type": "tax"}, {}], [{"type": ["sku"], "parent": "1"}]])
     def test_without_goods_has_no_items(self, items: list[Any]) -> None:
         assert read_one("order.updated", legacy(items=items)).items == ()
+
+    def test_keeps_goods_of_any_size_behind_what_is_none(self) -> None:
+        rows = [{"type": "tax"}, *({"type": "sku", "parent": "x" * 500, "quantity": each} for each in (0, 1))]
+        found = read_one("order.updated", legacy(items=rows))
+        assert found.items == (OrderItem("x" * 500, 0), OrderItem("x" * 500, 1))
 
 
 class TestLegacyReturn:
@@ -500,10 +710,16 @@ class TestLegacyReturn:
         found = read_one("order_return.created", {**LEGACY_RETURN, "order": reference})
         assert (found.order_id, found.party, found.status) == (LEGACY_ORDER["id"], LEGACY_ORDER["id"], "returned")
         assert found.purchase == Purchase(LEGACY_ORDER["id"], "returned", 15562000003, ())
+        assert (found.amount, found.currency, found.updated) == (300, "usd", 1556200000)
+
+    def test_without_a_readable_moment_is_older_than_any_other(self) -> None:
+        found = read_one("order_return.created", {**LEGACY_RETURN, "created": None})
+        assert found.purchase is not None
+        assert (found.updated, found.purchase.version) == (0, 3)
 
     @pytest.mark.parametrize("reference", [None, "", 7, [], {}, f"{MARKER}?"])
     def test_of_no_order_is_unusable(self, reference: object) -> None:
-        with pytest.raises(UnusableEvent, match="names no order") as caught:
+        with pytest.raises(UnusableEvent, match=r"^the return names no order$") as caught:
             read("order_return.created", {**LEGACY_RETURN, "order": reference})
         assert MARKER not in str(caught.value)
 
@@ -537,9 +753,9 @@ class TestEmailAddress:
         ],
     )
     def test_that_nobody_could_receive_mail_at_is_unusable(self, value: object) -> None:
-        with pytest.raises(UnusableEvent, match="e-mail address") as caught:
+        complaint = "(is missing or not text|is longer than 128 characters|is malformed)"
+        with pytest.raises(UnusableEvent, match=f"^the e-mail address {complaint}$"):
             email_address(value)
-        assert "juan" not in str(caught.value)
 
     def test_may_have_an_apostrophe(self) -> None:
         assert email_address("O'Neil@example.com") == "o'neil@example.com"
@@ -563,16 +779,14 @@ class TestFields:
         "event_type", ["customer.subscription.updated", "subscription_schedule.updated", "invoice.paid"]
     )
     def test_a_needed_customer_that_is_none_is_unusable(self, event_type: str, value: object) -> None:
-        with pytest.raises(UnusableEvent, match=r"^customer is missing") as caught:
+        with pytest.raises(UnusableEvent, match=r"^customer is missing or not a Stripe id$") as caught:
             read(event_type, {**SAMPLES[event_type], "customer": value})
         assert MARKER not in str(caught.value)
 
     @pytest.mark.parametrize("value", ["", 7, [MARKER], {"id": None}, f"{MARKER}\n"])
-    @pytest.mark.parametrize(
-        "event_type", ["checkout.session.completed", "checkout.session.expired", "charge.refunded", "order.updated"]
-    )
+    @pytest.mark.parametrize("event_type", ["checkout.session.completed", "checkout.session.expired", "order.updated"])
     def test_an_optional_customer_is_absent_or_right(self, event_type: str, value: object) -> None:
-        with pytest.raises(UnusableEvent, match=r"^customer is missing") as caught:
+        with pytest.raises(UnusableEvent, match=r"^customer is missing or not a Stripe id$") as caught:
             read(event_type, {**SAMPLES[event_type], "customer": value})
         assert MARKER not in str(caught.value)
 
@@ -613,6 +827,7 @@ class TestOurOwnOrders:
         sub = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
         found = events.recheck(sub, party, CREATED, livemode=True)
         assert found.event_id == f"recheck_0f1e2d3c4b5a69788796a5b4c3d2e1f0_{CREATED}"
+        assert found.event_type == "gateway.recheck"
         assert (found.party, found.customer_id, found.livemode, found.updated) == (party, customer_id, True, CREATED)
         assert len(f"{found.event_id}-r14") <= 80  # Step Functions' bound of an execution name
         _assert_sound(found)
@@ -622,6 +837,7 @@ class TestOurOwnOrders:
         content = {**SAMPLES[event_type], "customer": [MARKER], "email": MARKER, "status": MARKER, "items": MARKER}
         found = events.unusable(envelope(event(event_type, content)))
         assert (found.event_id, found.event_type, found.party) == ("evt_1", event_type, content["id"])
+        assert found.status == "paid"
         assert (found.customer_id, found.email, found.purchase) == (None, None, None)
         assert MARKER not in repr(found)
 
@@ -764,5 +980,7 @@ def test_an_order_always_fits_the_ledger() -> None:
     found = read("invoice.paid", {**SAMPLES["invoice.paid"], "lines": {"data": rows}, "metadata": {"": "nameless"}})
     assert found is not None
     assert (len(found.items), found.metadata) == (100, {})
-    with pytest.raises(UnusableEvent, match="more than 100 items"):
-        read("order.updated", {**LEGACY_ORDER, "items": LEGACY_ORDER["items"] * 50})
+    goods = LEGACY_ORDER["items"][:1]
+    assert len(read_one("order.updated", legacy(items=goods * 100)).items) == 100
+    with pytest.raises(UnusableEvent, match=r"^the order has more than 100 items$"):
+        read("order.updated", legacy(items=goods * 101))

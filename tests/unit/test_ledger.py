@@ -11,7 +11,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from gateway import events
-from gateway.access import Before
+from gateway.access import Before, Invitation
 from gateway.errors import (
     CognitoRejected,
     CognitoThrottled,
@@ -23,7 +23,7 @@ from gateway.errors import (
     MailLimitReached,
     PersonBusy,
 )
-from gateway.events import Order, OrderItem, Purchase
+from gateway.events import Mark, Order, OrderItem, Purchase
 from gateway.ledger import (
     ATTEMPT_SECONDS,
     DUE_SHARDS,
@@ -35,6 +35,7 @@ from gateway.ledger import (
     Ledger,
     Party,
     Person,
+    Received,
     retry_delay,
 )
 
@@ -366,6 +367,67 @@ class TestOpenOrders:
         assert [each["pk"]["S"] for each in answered["Items"]] == ["ORDER#evt_2", "ORDER#evt_1"]
 
 
+class TestReceived:
+    """What a run may ask of its order."""
+
+    @pytest.mark.parametrize("charge", ["ch_1", None])
+    def test_is_its_type_and_the_charge_it_names(self, ledger: Ledger, charge: str | None) -> None:
+        ledger.record(replace(ORDER, event_type="charge.refunded", charge=charge), NOW)
+        assert ledger.received("evt_1") == Received("charge.refunded", charge)
+
+    def test_stays_what_it_was_when_the_order_is_done(self, ledger: Ledger) -> None:
+        ledger.record(ORDER, NOW)
+        ledger.close("evt_1", NOW, **ENDING)
+        assert ledger.received("evt_1") == Received("invoice.paid", None)
+
+    def test_of_an_unknown_event_is_refused(self, ledger: Ledger) -> None:
+        with pytest.raises(LedgerRejected, match="no order evt_1: was the execution started by hand"):
+            ledger.received("evt_1")
+
+
+class TestAssign:
+    """The order of a charge becomes its payer's, once Stripe has told who that is."""
+
+    DISPUTE = replace(ORDER, event_type="charge.dispute.created", order_id="du_1", customer_id=None, charge="ch_1")
+
+    def test_gives_the_order_to_the_payer(self, ledger: Ledger) -> None:
+        ledger.record(self.DISPUTE, NOW)
+        ledger.assign("evt_1", "cus_1", NOW + 1)
+        assert list(ledger.open_orders("du_1", NOW + 60)) == []
+        assert list(ledger.open_orders("cus_1", NOW + 60)) == ["evt_1"]
+
+    def test_counts_as_recorded_then(self, ledger: Ledger) -> None:
+        """No run that read the payer before may close it."""
+        ledger.record(self.DISPUTE, NOW)
+        ledger.assign("evt_1", "cus_1", NOW + 30)
+        assert list(ledger.open_orders("cus_1", NOW + 30)) == []
+        assert list(ledger.open_orders("cus_1", NOW + 31)) == ["evt_1"]
+
+    def test_changes_nothing_else(self, ledger: Ledger, order_row: Callable[[], dict[str, Any]]) -> None:
+        ledger.record(self.DISPUTE, NOW)
+        before = order_row()
+        ledger.assign("evt_1", "cus_1", NOW + 30)
+        assert order_row() == before | {"party": "cus_1", "rank": f"OPEN#{NOW + 30}#evt_1"}
+
+    def test_of_a_failed_order_leaves_it_due(self, ledger: Ledger) -> None:
+        ledger.record(self.DISPUTE, NOW)
+        ledger.fail("evt_1", execution="arn:run", error="no", retry_at=NOW + 300)
+        ledger.assign("evt_1", "cus_1", NOW + 30)
+        (attempt,) = all_due(ledger, NOW + 300)
+        assert attempt == Attempt("evt_1", "du_1", None, 1, "UNFULFILLED", NOW)  # the input of a run never changes
+
+    def test_of_a_fulfilled_order_changes_nothing(self, ledger: Ledger, order_row: Callable[[], Any]) -> None:
+        ledger.record(self.DISPUTE, NOW)
+        ledger.close("evt_1", NOW, **ENDING)
+        before = order_row()
+        ledger.assign("evt_1", "cus_1", NOW + 1)
+        assert order_row() == before
+
+    def test_of_an_unknown_order_makes_none(self, ledger: Ledger, order_row: Callable[[], Any]) -> None:
+        ledger.assign("evt_1", "cus_1", NOW)
+        assert order_row() == {}
+
+
 class TestDue:
     def test_is_everything_whose_time_has_come_and_once(self, ledger: Ledger) -> None:
         for number in range(40):
@@ -498,6 +560,53 @@ class TestPurchase:
         assert ledger.party("or_1").purchases == (Purchase("or_1", "returned", 23, ()),)
 
 
+class TestMark:
+    MARKS = (
+        Mark("ch_1", "refund", "ch_1", "sub_1", NOW + 60),
+        Mark("du_1", "dispute", "ch_2", "cs_1", None),
+        Mark("issfr_1", "fraud_warning", "ch_3", None, None),
+    )
+
+    def test_is_kept_with_the_party_whose_charge_it_is_on(self, ledger: Ledger) -> None:
+        for mark in self.MARKS:
+            ledger.remember_mark("cus_1", mark)
+        assert ledger.party("cus_1") == Party("cus_1", marks=self.MARKS)
+        assert ledger.party("cus_2") == Party("cus_2")
+
+    def test_is_kept_once_however_often_it_is_told(
+        self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]
+    ) -> None:
+        for _ in range(3):
+            ledger.remember_mark("cus_1", self.MARKS[0])
+        assert ledger.party("cus_1").marks == self.MARKS[:1]
+        assert row("PARTY#cus_1", "MARK#ch_1") == {
+            "pk": "PARTY#cus_1",
+            "sk": "MARK#ch_1",
+            "mark": "ch_1",
+            "kind": "refund",
+            "charge": "ch_1",
+            "pays": "sub_1",
+            "until": NOW + 60,
+            "of_party": "cus_1",
+            "rank": "PARTY",
+        }
+
+    def test_lies_beside_purchases_and_all_else(self, ledger: Ledger) -> None:
+        ledger.note_party("cus_1", email="payer@example.com", subscribed=True)
+        purchase = Purchase("cs_1", "session", 0, ())
+        ledger.remember_purchase(replace(ORDER, purchase=purchase))
+        ledger.remember_mark("cus_1", self.MARKS[1])
+        assert ledger.party("cus_1") == Party(
+            "cus_1", None, "payer@example.com", None, True, (purchase,), self.MARKS[1:2]
+        )
+
+    def test_may_be_a_guests(self, ledger: Ledger) -> None:
+        ledger.remember_purchase(purchased("paid", 11, OrderItem("sku_1", 1)))
+        ledger.remember_mark("or_1", self.MARKS[1])
+        found = ledger.party("or_1")
+        assert ([each.id for each in found.purchases], found.marks) == (["or_1"], self.MARKS[1:2])
+
+
 class TestPerson:
     def test_that_is_unknown_is_none(self, ledger: Ledger) -> None:
         assert ledger.person("u-1") is None
@@ -545,6 +654,44 @@ class TestPerson:
         found = ledger.person("u-1")
         assert found is not None
         assert found.before == Before(3, "VIP")
+
+    @pytest.mark.parametrize(
+        "invitation", [Invitation(retry_at=NOW + 60), Invitation(NOW, 2, "in_1", NOW + 60), Invitation(NOW, 1, "cs_1")]
+    )
+    def test_keeps_what_became_of_their_invitation(self, ledger: Ledger, invitation: Invitation) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        ledger.invited("u-1", Invitation(NOW - 60, 1, "in_0", NOW))
+        ledger.invited("u-1", invitation)
+        assert ledger.person("u-1") == Person("u-1", frozenset({"cus_1"}), invitation=invitation)
+
+    def test_keeps_what_was_told_of_them_and_how_often(self, ledger: Ledger) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        for tellings, limit in ((1, 3), (2, 5)):
+            ledger.told("u-1", {**STANDS, "dapp_limit": limit}, tellings)
+        assert ledger.person("u-1") == Person("u-1", frozenset({"cus_1"}), told=STANDS, tellings=2)
+
+    @pytest.mark.parametrize("tellings", [1, 2])
+    def test_keeps_what_was_told_last_whoever_writes_it_down_late(self, ledger: Ledger, tellings: int) -> None:
+        ledger.told("u-1", STANDS, 2)
+        ledger.told("u-1", {**STANDS, "dapp_limit": 3}, tellings)
+        found = ledger.person("u-1")
+        assert found is not None
+        assert (found.told, found.tellings) == (STANDS, 2)
+
+    def test_of_whom_nothing_was_told_was_told_of_when_they_were_adopted(self, ledger: Ledger) -> None:
+        stood = {"enabled": True, "dapp_limit": -1, "payment_status": ""}
+        ledger.link(["cus_1"], "u-1", replacing=None, before=stood)
+        found = ledger.person("u-1")
+        assert found == Person("u-1", frozenset({"cus_1"}), before=Before(-1, ""), told=stood)
+        ledger.told("u-1", STANDS, 1)
+        assert ledger.person("u-1") == replace(found, told=STANDS, tellings=1)
+
+    def test_passes_what_was_told_on_as_json(self, ledger: Ledger) -> None:
+        """DynamoDB's own numbers are no JSON."""
+        ledger.told("u-1", STANDS, 1)
+        found = ledger.person("u-1")
+        assert found is not None
+        assert json.loads(json.dumps([found.told, found.tellings])) == [STANDS, 1]
 
     def test_keeps_the_last_change_for_an_operator(
         self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]
@@ -699,12 +846,15 @@ class TestLease:
 
     def test_outlives_the_functions_that_hold_it(self, template: dict[str, Any], resources: dict[str, Any]) -> None:
         holders = ("CreateUser", "LinkUser", "EnableUser", "DisableUser", "SetDappLimit")
+        holders += ("ResendInvitation", "ChangeEmail")
         usual = template["Globals"]["Function"]["Timeout"]
         assert max(resources[f"{name}Function"].get("Timeout", usual) for name in holders) < LEASE_SECONDS
 
 
 OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "record": lambda ledger: ledger.record(ORDER, NOW),
+    "received": lambda ledger: ledger.received("evt_1"),
+    "assign": lambda ledger: ledger.assign("evt_1", "cus_1", NOW),
     "next_attempt": lambda ledger: ledger.next_attempt(FIRST, NOW),
     "open_orders": lambda ledger: list(ledger.open_orders("cus_1", NOW)),
     "close": lambda ledger: ledger.close("evt_1", NOW, **ENDING),
@@ -712,11 +862,14 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "due": lambda ledger: list(ledger.due(0, NOW)),
     "party": lambda ledger: ledger.party("cus_1"),
     "remember_purchase": lambda ledger: ledger.remember_purchase(purchased("paid", 1)),
+    "remember_mark": lambda ledger: ledger.remember_mark("cus_1", TestMark.MARKS[0]),
     "note_party": lambda ledger: ledger.note_party("cus_1", email=None, subscribed=True),
     "claim_email": lambda ledger: ledger.claim_email("cus_1", "payer@example.com"),
     "person": lambda ledger: ledger.person("u-1"),
     "link": lambda ledger: ledger.link(["cus_1"], "u-1", replacing=None),
     "record_change": lambda ledger: ledger.record_change("u-1", NOW, Change(None, STANDS, "", "arn:run")),
+    "invited": lambda ledger: ledger.invited("u-1", Invitation()),
+    "told": lambda ledger: ledger.told("u-1", STANDS, 1),
     "settle": lambda ledger: settle(ledger, NOW),
     "rechecked": lambda ledger: ledger.rechecked(DuePerson("u-1", "cus_1", NOW)),
     "acquire": lambda ledger: ledger.acquire("u-1", "one", NOW),
@@ -731,6 +884,7 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
         (answer("ProvisionedThroughputExceededException"), LedgerThrottled),
         (answer("ThrottlingException"), LedgerThrottled),
         (answer("TransactionCanceledException", 400, "None", "TransactionConflict"), LedgerThrottled),
+        (answer("TransactionCanceledException", 400, "None", "ValidationError"), LedgerRejected),
         (answer("InternalServerError", 500), LedgerUnavailable),
         (ConnectTimeoutError(endpoint_url="https://dynamodb"), LedgerUnavailable),
         (answer("AccessDeniedException"), LedgerRejected),

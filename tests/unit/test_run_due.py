@@ -3,7 +3,6 @@
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +11,6 @@ import pytest
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
-from gateway import telemetry
 from gateway.errors import GatewayError, LedgerThrottled, LedgerUnavailable, StartThrottled, StartUnavailable
 from gateway.events import Order
 from gateway.fulfillment import Fulfillment
@@ -165,25 +163,7 @@ def world(module: ModuleType, dynamodb: Any, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "time", world.clock)
     monkeypatch.setattr(module, "ledger", Ledger(dynamodb, "orders"))
     monkeypatch.setattr(module, "fulfillment", Fulfillment(world.machine, "arn:machine"))
-    monkeypatch.setattr(telemetry.metrics, "namespace", "StripeCognitoGateway")
     return world
-
-
-@pytest.fixture
-def counted(capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, float]]:
-    """The metrics since the last call: name -> sum."""
-
-    def found() -> dict[str, float]:
-        sums: dict[str, float] = {}
-        for line in capsys.readouterr().out.splitlines():
-            blob: Json = {}
-            with suppress(ValueError):
-                blob = json.loads(line)
-            for metric in blob.get("_aws", {}).get("CloudWatchMetrics", [{}])[0].get("Metrics", ()):
-                sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(blob[metric["Name"]])
-        return sums
-
-    return found
 
 
 def in_shards(count: int, shard: int | None = None) -> list[str]:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway.settings import SettingMissing, required, whole_number
+from gateway.settings import SettingMissing, one_of, optional, required, whole_number
 
 
 def test_a_variable_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -12,7 +12,11 @@ def test_a_variable_is_read_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert required("SETTING") == " text "
 
 
-@pytest.mark.parametrize("read", [required, whole_number])
+def colour(name: str) -> str:
+    return one_of(name, "red", "green")
+
+
+@pytest.mark.parametrize("read", [required, whole_number, colour])
 def test_an_unset_or_empty_variable_is_named(monkeypatch: pytest.MonkeyPatch, read: Callable[[str], object]) -> None:
     monkeypatch.delenv("SETTING", raising=False)
     with pytest.raises(SettingMissing, match="SETTING is not set"):
@@ -33,3 +37,26 @@ def test_what_is_no_whole_number_is_named(monkeypatch: pytest.MonkeyPatch, text:
     monkeypatch.setenv("SETTING", text)
     with pytest.raises(SettingMissing, match="SETTING is not a whole number"):
         whole_number("SETTING")
+
+
+@pytest.mark.parametrize("text", ["red", "green"])
+def test_one_of_some_words_is_read(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SETTING", text)
+    assert colour("SETTING") == text
+
+
+@pytest.mark.parametrize("text", ["blue", "Red", "red ", "red, green"])
+def test_any_other_word_is_named_with_those_that_may_be(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("SETTING", text)
+    with pytest.raises(SettingMissing, match="SETTING is none of red, green"):
+        colour("SETTING")
+
+
+@pytest.mark.parametrize(("text", "value"), [(None, None), ("", None), (" ", " "), ("arn:topic", "arn:topic")])
+def test_an_optional_variable_may_be_missing(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, value: str | None
+) -> None:
+    monkeypatch.delenv("SETTING", raising=False)
+    if text is not None:
+        monkeypatch.setenv("SETTING", text)
+    assert optional("SETTING") == value

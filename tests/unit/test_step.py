@@ -1,8 +1,6 @@
 """gateway.step: what a task reads of its execution, and what leaves it when it fails."""
 
 import json
-import logging
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +10,6 @@ from gateway.access import Access, Target, User
 from gateway.errors import GatewayError, PersonBusy, UnexpectedError
 from gateway.ledger import Change
 from gateway.step import Run, defect, shape, step
-from gateway.telemetry import logger
 
 ARN = "arn:aws:states:us-east-1:123456789012:execution:fulfillment:"
 PERSONAL = "payer@example.com"
@@ -37,7 +34,7 @@ def run(execution: str = "evt_1", **state: Any) -> Run:
 
 
 def billing(**changed: Any) -> dict[str, Any]:
-    return {"pass": 2, "read_at": 1_790_000_000, "access": {**ACCESS, **changed}}
+    return {"pass": 2, "read_at": 1_790_000_000, "parties": ["cus_1"], "access": {**ACCESS, **changed}}
 
 
 def lookup(user: User = USER) -> dict[str, Any]:
@@ -57,6 +54,38 @@ class TestRun:
     def test_is_of_a_party(self, order_id: str, customer_id: str | None, party: str, customer: str | None) -> None:
         found = run(order_id=order_id, customer_id=customer_id)
         assert (found.event_id, found.party, found.customer_id) == ("evt_1", party, customer)
+
+    @pytest.mark.parametrize(
+        ("order_id", "customer_id", "unknown"),
+        [
+            ("in_1", "cus_1", False),
+            ("cs_1", None, False),
+            ("or_1", None, False),
+            # What names only a charge: nobody knows whose it is.
+            ("ch_1", None, True),
+            ("du_1", None, True),
+            ("re_1", None, True),
+            ("issfr_1", None, True),
+        ],
+    )
+    def test_has_a_payer_unless_only_a_charge_is_known(
+        self, order_id: str, customer_id: str | None, unknown: bool
+    ) -> None:
+        assert run(order_id=order_id, customer_id=customer_id).payer_unknown is unknown
+
+    @pytest.mark.parametrize(
+        ("parties", "party", "customer"),
+        [
+            (["cus_1", "cus_2"], "cus_1", "cus_1"),
+            (["cs_1", "cus_2"], "cs_1", None),
+        ],
+    )
+    def test_is_of_the_payer_that_read_billing_found(
+        self, parties: list[str], party: str, customer: str | None
+    ) -> None:
+        found = run(order_id="du_1", customer_id=None, billing={**billing(), "parties": parties})
+        assert (found.party, found.customer_id, found.parties) == (party, customer, parties)
+        assert found.payer_unknown is False
 
     @pytest.mark.parametrize(
         ("execution", "attempt"),
@@ -129,17 +158,6 @@ class TestDefect:
         assert text.startswith(f"{name} at test_step.py:")
         assert text.endswith("; this is a defect")
         assert PERSONAL not in text
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What is logged meanwhile, as it leaves the Lambda."""
-    found: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: found.append(logger.registered_formatter.format(record))  # type: ignore[method-assign]
-    logger.addHandler(handler)
-    yield found
-    logger._logger.removeHandler(handler)
 
 
 class TestStep:

@@ -2,9 +2,7 @@
 
 import base64
 import json
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -14,7 +12,6 @@ import stripe
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
-from gateway import telemetry
 from gateway.events import Purchase
 from gateway.fulfillment import Fulfillment
 from gateway.ledger import ATTEMPT_SECONDS, MAX_ATTEMPTS, Attempt, Ledger
@@ -214,38 +211,7 @@ def gateway(module: ModuleType, dynamodb: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "ledger", Ledger(dynamodb, "orders"))
     monkeypatch.setattr(module, "fulfillment", Fulfillment(gateway.machine, "arn:machine"))
     monkeypatch.setattr(module, "signing", Secret(vault, "arn:secret", clock.time))
-    monkeypatch.setattr(telemetry.metrics, "namespace", "StripeCognitoGateway")
     return gateway
-
-
-@pytest.fixture
-def counted(capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, float]]:
-    """The metrics since the last call: name -> sum."""
-
-    def found() -> dict[str, float]:
-        sums: dict[str, float] = {}
-        for line in capsys.readouterr().out.splitlines():
-            blob: Json = {}
-            with suppress(ValueError):
-                blob = json.loads(line)
-            for metric in blob.get("_aws", {}).get("CloudWatchMetrics", [{}])[0].get("Metrics", ()):
-                sums[metric["Name"]] = sums.get(metric["Name"], 0) + sum(blob[metric["Name"]])
-        return sums
-
-    return found
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """What is logged meanwhile, as it leaves the Lambda."""
-    found: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: found.append(  # type: ignore[method-assign]
-        telemetry.logger.registered_formatter.format(record)
-    )
-    telemetry.logger.addHandler(handler)
-    yield found
-    telemetry.logger._logger.removeHandler(handler)
 
 
 # ------------------------------------------------------------------ what is taken
@@ -427,7 +393,7 @@ class TestOfNoInterest:
             (event(account="acct_other"), "OtherAccount"),
             (event(type="customer.created"), "IgnoredEvent"),
             (event(type="charge.succeeded"), "IgnoredEvent"),
-            (event({"id": "ch_1", "customer": None}, type="charge.refunded"), "IgnoredEvent"),
+            (event({"object": "balance"}, type="balance.available"), "IgnoredEvent"),
         ],
     )
     def test_is_answered_counted_and_not_kept(
@@ -436,6 +402,20 @@ class TestOfNoInterest:
         assert gateway.deliver(sent) == 200
         assert counted() == {metric: 1}
         assert (gateway.rows, gateway.executions) == (0, [])
+
+    def test_is_counted_by_type(self, gateway: Gateway, blobs: Callable[[], list[Json]]) -> None:
+        for number, name in enumerate(("customer.created", "charge.succeeded", "customer.created")):
+            gateway.deliver(event(id=f"evt_{number}", type=name))
+        found = [(blob["event_type"], blob["IgnoredEvent"]) for blob in blobs()]
+        assert found == [("customer.created", [1.0]), ("charge.succeeded", [1.0]), ("customer.created", [1.0])]
+
+    def test_is_counted_by_type_and_all_else_is_not(self, gateway: Gateway, blobs: Callable[[], list[Json]]) -> None:
+        gateway.deliver(event(type="customer.created"))
+        gateway.deliver(event(id="evt_2"))
+        named = [blob["_aws"]["CloudWatchMetrics"][0] for blob in blobs()]
+        dimensions = {metric["Name"]: each["Dimensions"][0] for each in named for metric in each["Metrics"]}
+        assert "event_type" in dimensions["IgnoredEvent"]
+        assert "event_type" not in dimensions["EventReceived"]
 
     def test_is_what_cannot_be_used_and_it_is_kept_for_an_operator(
         self, gateway: Gateway, counted: Callable[[], Any], lines: list[str]
@@ -449,6 +429,106 @@ class TestOfNoInterest:
         assert gateway.executions == []
         assert counted() == {"UnusableEvent": 2}
         assert not any(EMAIL in line for line in lines)
+
+
+PRICE = {"id": "price_1", "object": "price", "metadata": {}, "lookup_key": None}
+
+
+def changed_price(before: Json | None) -> Json:
+    """`before` is what Stripe says was there."""
+    return event(data={"object": PRICE, "previous_attributes": before}, type="price.updated")
+
+
+class TestNotice:
+    """Changes nobody's access, and somebody should know of it."""
+
+    @pytest.mark.parametrize(
+        ("sent", "metric"),
+        [
+            (event({"id": "sub_1"}, type="customer.subscription.trial_will_end"), "StripeNotice"),
+            (event({"object": "invoice", "customer": "cus_1"}, type="invoice.upcoming"), "StripeNotice"),  # has no id
+            (event(type="invoice.payment_action_required"), "StripeNotice"),
+            (event(type="invoice.finalization_failed"), "FinalizationFailed"),
+            (event({**PRICE, "metadata": {"dapps": "3"}}, type="price.created"), "MappingChanged"),
+            (
+                event(
+                    data={"object": PRICE, "previous_attributes": {"metadata": {"dapps": "3"}}}, type="price.updated"
+                ),
+                "MappingChanged",
+            ),
+        ],
+    )
+    def test_is_answered_counted_and_not_kept(
+        self, gateway: Gateway, counted: Callable[[], Any], lines: list[str], sent: Json, metric: str
+    ) -> None:
+        assert gateway.deliver(sent) == 200
+        assert counted() == {metric: 1}
+        assert (gateway.rows, gateway.executions) == (0, [])
+        assert any(json.loads(line)["message"].startswith(f"{metric}: ") for line in lines)
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            event(PRICE, type="price.created"),
+            changed_price({"nickname": "old"}),
+            changed_price(None),
+        ],
+    )
+    def test_is_none_of_a_price_whose_mapping_stays(
+        self, gateway: Gateway, counted: Callable[[], Any], sent: Json
+    ) -> None:
+        assert gateway.deliver(sent) == 200
+        assert counted() == {"IgnoredEvent": 1}
+
+    def test_of_the_other_mode_is_of_no_interest(self, gateway: Gateway, counted: Callable[[], Any]) -> None:
+        assert gateway.deliver(event(type="invoice.finalization_failed", livemode=True)) == 200
+        assert counted() == {"WrongMode": 1}
+
+
+class TestMark:
+    """A refund, dispute or fraud warning names a charge: whose it is, ReadBilling asks Stripe."""
+
+    @pytest.mark.parametrize(
+        ("type_", "content", "order_id"),
+        [
+            ("charge.refunded", {"id": "ch_1", "customer": "cus_1"}, "ch_1"),
+            ("charge.refunded", {"id": "ch_1", "customer": None}, "ch_1"),
+            ("refund.created", {"id": "re_1", "charge": "ch_1"}, "re_1"),
+            ("refund.failed", {"id": "re_1", "charge": {"id": "ch_1"}}, "re_1"),
+            ("charge.dispute.created", {"id": "du_1", "charge": "ch_1"}, "du_1"),
+            ("charge.dispute.closed", {"id": "du_1", "charge": "ch_1"}, "du_1"),
+            ("radar.early_fraud_warning.created", {"id": "issfr_1", "charge": "ch_1"}, "issfr_1"),
+        ],
+    )
+    def test_is_an_order_of_its_own_party(
+        self, gateway: Gateway, counted: Callable[[], Any], type_: str, content: Json, order_id: str
+    ) -> None:
+        assert gateway.deliver(event(content, type=type_)) == 200
+        order = gateway.order()
+        assert order.items() >= {"party": order_id, "charge": "ch_1", "state": "RECEIVED"}.items()
+        assert "customer_id" not in order
+        assert gateway.machine.executions == {"evt_1": {**RUN, "order_id": order_id, "customer_id": None}}
+        assert gateway.rows == 1  # nothing is known of it but that it was heard of
+        assert counted() == {"EventReceived": 1}
+
+    @pytest.mark.parametrize("charge", [None, "", {"amount": 900}])
+    def test_without_a_charge_cannot_be_used(
+        self, gateway: Gateway, counted: Callable[[], Any], charge: object
+    ) -> None:
+        assert gateway.deliver(event({"id": "du_1", "charge": charge}, type="charge.dispute.created")) == 200
+        assert gateway.order()["state"] == "UNFULFILLED"
+        assert gateway.executions == []
+        assert counted() == {"UnusableEvent": 1}
+
+    def test_that_failed_is_run_again_with_the_same_input(self, gateway: Gateway) -> None:
+        """Whoever the order was assigned to meanwhile."""
+        sent = event({"id": "du_1", "charge": "ch_1"}, type="charge.dispute.created")
+        gateway.deliver(sent)
+        gateway.ledger.assign("evt_1", "cus_1", NOW)
+        gateway.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=NOW + 300)
+        assert gateway.deliver(sent) == 200
+        assert gateway.machine.executions["evt_1-r2"] == gateway.machine.executions["evt_1"]
+        assert gateway.order()["party"] == "cus_1"
 
 
 # ------------------------------------------------------------------ what is refused

@@ -1,7 +1,8 @@
 """The fulfillment machine as deployed, in one process: the real definition in moto's interpreter, the real handlers.
 
 Tables, user pool, substitutions and every function's environment come from template.yaml. Only Stripe is a fake (with
-memory), a Lambda call is a call of the handler, and a Retry's wait moves the clock instead of sleeping.
+memory), and so are the bus and the topic that changes are published to; a Lambda call is a call of the handler, and a
+Retry's wait moves the clock instead of sleeping.
 """
 
 import functools
@@ -13,6 +14,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -29,11 +31,13 @@ from moto.stepfunctions.parser.asl.component.state.fail import state_fail
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 
 from gateway import events, telemetry
-from gateway.access import Item, Purchase, Subscription
-from gateway.billing import Customer
+from gateway.access import Item, Mark, MarkKind, Purchase, Subscription
+from gateway.billing import Charged, Customer
 from gateway.errors import BillingIncomplete
 from gateway.fulfillment import Fulfillment
-from gateway.ledger import Attempt, Ledger
+from gateway.ledger import DUE_SHARDS, Attempt, DuePerson, Ledger, Person
+from gateway.notices import Notices
+from gateway.step import shape
 from gateway.users import Users
 from tests.local import moto_fixes
 from tests.local.template import Template
@@ -48,6 +52,7 @@ parse = functools.cache(AmazonStateLanguageParser.parse)
 
 # Nobody else's address looks like these, so they can be searched for in everything an execution leaves behind.
 EMAIL = "markedmailbox@markeddomain.example"
+NEW_EMAIL = "othermailbox@markeddomain.example"
 NAME = "Markedgiven Markedfamily"
 
 
@@ -64,17 +69,24 @@ class Clock:
     def time(self) -> float:
         return self.now
 
+    def utcnow(self) -> datetime:
+        """As moto asks for it."""
+        return datetime.fromtimestamp(self.now, UTC).replace(tzinfo=None)
+
     def pass_by(self, seconds: float) -> None:
         self.now += seconds
 
 
 @dataclass
 class FakeBilling:
-    """Stripe with memory, with the two questions that ReadBilling asks."""
+    """Stripe with memory, with the four questions that ReadBilling asks."""
 
     customers: dict[str, Customer] = field(default_factory=dict)
     purchases: dict[str, Purchase] = field(default_factory=dict)
+    charges: dict[str, Charged] = field(default_factory=dict)
+    marks: dict[str, MarkKind] = field(default_factory=dict)  # as they stand now
     error: Exception | None = None
+    slowly: Callable[[], object] | None = None  # what happens while a charge is looked up
 
     def customer(self, customer_id: str) -> Customer:
         if self.error is not None:
@@ -87,6 +99,24 @@ class FakeBilling:
         if self.error is not None:
             raise self.error
         return self.purchases[known.id]
+
+    def charged(self, charge_id: str) -> Charged:
+        if self.error is not None:
+            raise self.error
+        if self.slowly is not None:
+            self.slowly()
+        return self.charges[charge_id]
+
+    def mark(self, known: events.Mark) -> Mark | None:
+        if known.pays is None or known.id not in self.marks:
+            return None
+        return Mark(known.id, self.marks[known.id], known.pays, known.until)
+
+    def charge(self, customer_id: str, *, until: int | None = None) -> str:
+        """A charge that paid for the customer's subscription until that moment; its id."""
+        charge_id = f"ch_{customer_id}"
+        self.charges[charge_id] = Charged(customer_id, f"sub_{customer_id}", until)
+        return charge_id
 
     def subscribe(
         self, customer_id: str, dapps: int, *, status: str = "active", email: str | None = EMAIL, **facts: Any
@@ -101,6 +131,37 @@ class FakeBilling:
         (subscription,) = customer.subscriptions
         changed = replace(subscription, status=status, **facts)
         self.customers[customer_id] = replace(customer, subscriptions=(changed,))
+
+
+@dataclass
+class Bus:
+    """EventBridge and SNS with memory, with the one call that each of them gets."""
+
+    notices: list[dict[str, Any]] = field(default_factory=list)  # the details of the events
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    error: Exception | None = None
+    then: Callable[[], object] = lambda: None  # what happens once a notice is out
+
+    def put_events(self, **request: Any) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        self.notices += [json.loads(entry["Detail"]) for entry in request["Entries"]]
+        self.then()
+        return {"FailedEntryCount": 0, "Entries": [{"EventId": "1"} for _ in request["Entries"]]}
+
+    def publish(self, **request: Any) -> dict[str, Any]:
+        self.messages.append(json.loads(request["Message"]))
+        return {"MessageId": "1"}
+
+    @property
+    def changes(self) -> list[tuple[Any, Any]]:
+        """What was told so far: (before, after) of each notice, as `told` gives them."""
+        return [(told(notice["before"]), told(notice["after"])) for notice in self.notices]
+
+
+def told(stood: Mapping[str, Any] | None) -> tuple[bool, int, str] | None:
+    """How a user stood, in a notice or a row: enabled, limit, status."""
+    return None if stood is None else (stood["enabled"], int(stood["dapp_limit"]), stood["payment_status"])
 
 
 def definition() -> dict[str, Any]:
@@ -232,12 +293,16 @@ class World:
         pool_id: str,
         cognito: Cognito,
         waits: list[float],
+        patch: pytest.MonkeyPatch,
     ) -> None:
         self.definition = definition()
         self.handlers = handlers
         self.clock = Clock()
         self.billing = FakeBilling()
+        self.bus = Bus()
         self.waits = waits
+        self.counted: Counter[str] = Counter()  # metrics
+        self._patch = patch
         self.cognito = cognito
         self.pool_id = pool_id
         self._clients = clients
@@ -320,11 +385,20 @@ class World:
         """An event of this customer arrives and is run to its end."""
         return self.run(self.receive(customer_id, **known))
 
+    def marked(self, event_type: str = "charge.refunded", charge: str = "ch_cus_first", **known: Any) -> Attempt:
+        """An order that names nobody but a charge: a refund, a dispute or a fraud warning."""
+        nobody = {"event_type": event_type, "order_id": charge, "charge": charge, "email": None, "name": None}
+        return self.receive(None, **{**nobody, "status": "returned", **known})
+
     def runs_again(self, attempt: Attempt) -> Ended:
         """The next attempt of an order, as RunDue takes it."""
         again = self.ledger.next_attempt(attempt, int(self.clock.now))
         assert again is not None
         return self.run(again)
+
+    def parameter(self, state: str, name: str, value: object) -> None:
+        """The operator has chosen another value than the template's default for what this handler's setting says."""
+        self._patch.setattr(self.handlers[state], name, value)
 
     # -------------------------------------------------------------- what goes wrong
 
@@ -335,6 +409,22 @@ class World:
     def meanwhile(self, state: str, happens: Callable[[], object]) -> None:
         """Something happens after the state is entered, before its handler runs."""
         self.lambdas.meanwhile.setdefault(state, deque()).append(happens)
+
+    # -------------------------------------------------------------- what RunDue finds
+
+    def due(self, at: float) -> list[Attempt | DuePerson]:
+        """What would be due at that moment."""
+        return [each for shard in range(DUE_SHARDS) for each in self.ledger.due(shard, int(at))]
+
+    def rechecks(self) -> Ended | None:
+        """The next recheck of a person comes, as RunDue runs it; None when there is none."""
+        people = [each for each in self.due(self.clock.now + 10**9) if isinstance(each, DuePerson)]
+        if not people:
+            return None
+        person = min(people, key=lambda each: each.recheck_at)
+        self.clock.now = max(self.clock.now, person.recheck_at)
+        self.ledger.rechecked(person)
+        return self.happens(person.party, event_type="gateway.recheck", order_id=person.party)
 
     # -------------------------------------------------------------- users and orders
 
@@ -360,14 +450,15 @@ class World:
     def add_payer(self, customer_id: str = "cus_first", dapps: int = 3) -> str:
         """A user of ours who pays, linked, with nothing missing; their sub."""
         self.billing.subscribe(customer_id, dapps)
-        return self.add_user(
+        sub = self.add_user(
             linked=(customer_id,), num_dapps=str(dapps), payment_status="ACTIVE", payment_provider="STRIPE"
         )
+        return self._made_by_us(customer_id, sub)
 
     def add_lapsed(self, customer_id: str = "cus_first") -> str:
         """A user of ours whom billing disabled; their sub."""
         self.billing.subscribe(customer_id, 3, status="canceled")
-        return self.add_user(
+        sub = self.add_user(
             enabled=False,
             linked=(customer_id,),
             num_dapps="0",
@@ -375,12 +466,43 @@ class World:
             payment_provider="STRIPE",
             disabled_by="billing",
         )
+        return self._made_by_us(customer_id, sub)
+
+    def _made_by_us(self, customer_id: str, sub: str) -> str:
+        """As after the runs that made this user, and told how they stand."""
+        self.ledger.claim_email(customer_id, EMAIL)
+        user = self.users.get(sub)
+        assert user is not None
+        stands = shape(user.facts())
+        assert stands is not None
+        self.ledger.told(sub, stands, 1)
+        return sub
+
+    def person(self, sub: str | None = None) -> Person:
+        """What the ledger has of the user with this sub; without one, of the only user there is."""
+        person = self.ledger.person(sub or self.user().sub)
+        assert person is not None
+        return person
+
+    def mails(self) -> list[bool]:
+        """The invitations that left, oldest first: whether each was one that was sent again."""
+        return [mail.resend for mail in moto_fixes.outbox if mail.user_pool_id == self.pool_id]
+
+    def signs_in(self, sub: str) -> None:
+        """The user uses the temporary password, and sets one of their own."""
+        self._clients.cognito.admin_set_user_password(
+            UserPoolId=self.pool_id, Username=sub, Password="Markedsecret-1", Permanent=True
+        )
 
     def delete_user(self, sub: str) -> None:
         self._clients.cognito.admin_delete_user(UserPoolId=self.pool_id, Username=sub)
 
     def disable_by_hand(self, sub: str) -> None:
         self._clients.cognito.admin_disable_user(UserPoolId=self.pool_id, Username=sub)
+
+    def write_by_hand(self, sub: str, **attributes: str) -> None:
+        pairs = [{"Name": f"custom:{name}", "Value": value} for name, value in attributes.items()]
+        self._clients.cognito.admin_update_user_attributes(UserPoolId=self.pool_id, Username=sub, UserAttributes=pairs)
 
     def everybody(self) -> list[CognitoUser]:
         found = self._clients.cognito.list_users(UserPoolId=self.pool_id)["Users"]
@@ -434,6 +556,19 @@ def lapse(world: World) -> None:
 def recovery(world: World) -> None:
     world.add_lapsed()
     world.billing.subscribe("cus_first", 3)
+
+
+def invitation_expired(world: World) -> None:
+    """A payer who never signed in, more than InvitationDays after the mail."""
+    world.add_payer()
+    world.clock.pass_by(8 * 86_400)
+
+
+def new_address(world: World) -> None:
+    """A payer who has another address in Stripe now, and whose user is to follow it."""
+    world.parameter("LookupUser", "FOLLOW", True)
+    world.add_payer()
+    world.billing.subscribe("cus_first", 3, email=NEW_EMAIL)
 
 
 # ------------------------------------------------------------------ fixtures
@@ -521,8 +656,10 @@ def world(
         kept = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
         clients.dynamodb.create_table(TableName="OrdersTable", **{name: table[name] for name in kept})
         pool = template.resolve(template.resources["UserPool"].properties)
+        passwords = pool["Policies"]["PasswordPolicy"]  # a parameter is a text; CloudFormation makes it a number
+        passwords["TemporaryPasswordValidityDays"] = int(passwords["TemporaryPasswordValidityDays"])
         pool_id = clients.cognito.create_user_pool(PoolName=pool.pop("UserPoolName"), **pool)["UserPool"]["Id"]
-        world = World(template, handlers, clients, pool_id, cognito, waits)
+        world = World(template, handlers, clients, pool_id, cognito, waits, monkeypatch)
 
         def wait(seconds: float) -> None:
             waits.append(seconds)
@@ -536,7 +673,18 @@ def world(
             monkeypatch.setattr(module, "time", world.clock, raising=False)
             if hasattr(module, "users"):
                 monkeypatch.setattr(module, "users", Users(cognito.spied(module.users._client), pool_id))
+        monkeypatch.setattr(moto.cognitoidp.models, "utcnow", world.clock.utcnow)
+        monkeypatch.setattr(moto_fixes, "utcnow", world.clock.utcnow)
+        monkeypatch.setattr(moto_fixes, "mail", moto_fixes.Mail())
         monkeypatch.setattr(handlers["ReadBilling"], "billing", world.billing)
+        monkeypatch.setattr(handlers["MarkFulfilled"], "notices", Notices(world.bus, "bus", world.bus, "topic"))
+        add_metric = telemetry.metrics.add_metric
+
+        def count(name: str, unit: Any, value: float) -> None:
+            world.counted[name] += int(value)
+            add_metric(name, unit, value)
+
+        monkeypatch.setattr(telemetry.metrics, "add_metric", count)
         # Another suite may have imported it first, in no Lambda's environment.
         environment = template.resources["MarkFulfilledFunction"].properties["Environment"]["Variables"]
         monkeypatch.setattr(telemetry.metrics, "namespace", environment["POWERTOOLS_METRICS_NAMESPACE"])

@@ -8,12 +8,16 @@ take turns call by call, and each can be killed between any two of its calls.
 Time is a number. Nothing here draws a die: `test_lives.py` decides what happens next.
 """
 
+import contextlib
 import copy
+import functools
+import inspect
 import json
-import zlib
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +31,10 @@ from moto.cognitoidp.models import UserStatus, cognitoidp_backends
 from moto.cognitoidp.responses import CognitoIdpResponse
 from moto.core.exceptions import JsonRESTError
 from moto.dynamodb.models import dynamodb_backends
+from moto.dynamodb.models.dynamo_type import Item, LimitedSizeDict
+from moto.dynamodb.models.table import Table
+from moto.dynamodb.parsing.expressions import UpdateExpressionParser
+from moto.dynamodb.parsing.validators import UpdateExpressionValidator
 from moto.dynamodb.responses import DynamoHandler
 from moto.moto_api._internal import mock_random
 
@@ -34,6 +42,7 @@ from gateway import errors, telemetry
 from gateway.events import HANDLED_TYPES
 from gateway.fulfillment import Fulfillment
 from gateway.ledger import Ledger
+from gateway.notices import Notices
 from gateway.users import Users
 from tests.local import moto_fixes
 from tests.local.stripe_account import StripeAccount
@@ -60,6 +69,7 @@ FAULTS = {
     "Ledger": (errors.LedgerThrottled, errors.LedgerUnavailable),
     "Users": (errors.CognitoThrottled, errors.CognitoUnavailable),
     "Fulfillment": (errors.StartThrottled, errors.StartUnavailable),
+    "Notices": (errors.NoticeThrottled, errors.NoticeUnavailable),
 }
 
 
@@ -90,12 +100,11 @@ class InProcess:
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def call(**request: Any) -> Any:
-            asked = copy.deepcopy(request)
             handler = self._service()
             handler.current_account, handler.region = ACCOUNT, REGION
-            handler.body, handler._get_param = self._body(asked), asked.get
+            handler.body, handler._get_param = self._body(request), request.get
             try:
-                return copy.deepcopy(getattr(handler, operation)().result)
+                return getattr(handler, operation)().result
             except JsonRESTError as error:
                 body = json.loads(error.get_body())
                 failure = {"Error": {"Code": error.relative_error_type, "Message": ""}}
@@ -120,6 +129,46 @@ class StripeWire(stripe.HTTPClient):
 
     def _sleep_time_seconds(self, num_retries: int) -> float:
         return 0
+
+
+def quicken(patch: pytest.MonkeyPatch) -> None:
+    """Take out of moto what takes its time and cannot matter here: it parses and checks every expression anew,
+    weighs every row and sorts the whole table for each query."""
+    parse, query = UpdateExpressionParser.make, Table.query
+    parsed = functools.cache(lambda text: pickle.dumps(parse(text)))
+    patch.setattr(UpdateExpressionParser, "make", lambda text: pickle.loads(parsed(text)))  # noqa: S301 - our own
+    steps = UpdateExpressionValidator.get_ast_processors
+    needed = ("ExpressionAttributeValueProcessor", "ExpressionAttributeResolvingProcessor")
+    needed += ("UpdateExpressionFunctionEvaluator", "ExecuteOperations")
+    patch.setattr(
+        UpdateExpressionValidator,
+        "get_ast_processors",
+        lambda self: [step for step in steps(self) if type(step).__name__ in needed],
+    )
+
+    signature = inspect.signature(query)
+
+    def only(table: Any, *args: Any, **kwargs: Any) -> Any:
+        """Look at the rows of that key only."""
+        asked = signature.bind(table, *args, **kwargs).arguments
+        if asked.get("index_name") is None:
+            found = list(table.items.get(asked["hash_key"], {}).values())
+        else:
+            ((name, value),) = asked["hash_key_conditions"]
+            found = [row for row in rows(table) if name in row.attrs and row.attrs[name].value == value.value]
+        table.all_items = lambda: found
+        try:
+            return query(table, *args, **kwargs)
+        finally:
+            del table.all_items
+
+    def rows(table: Any) -> list[Item]:
+        return [item for items in table.items.values() for item in items.values()]
+
+    patch.setattr(LimitedSizeDict, "__setitem__", dict.__setitem__)
+    patch.setattr(Item, "size", lambda _: 0)
+    patch.setattr(Table, "query", only)
+    patch.setattr(Table, "all_items", rows)
 
 
 # ------------------------------------------------------------------ what runs
@@ -172,6 +221,11 @@ class CognitoUser:
     signed_in: bool
 
     @property
+    def dapp_limit(self) -> int:
+        """As the gateway tells it."""
+        return -1 if self.limit is None else self.limit
+
+    @property
     def access(self) -> tuple[bool, int | None, str, str]:
         return self.enabled, self.limit, self.payment_status, self.disabled_by
 
@@ -180,12 +234,13 @@ class CognitoUser:
 class Deeds:
     """What the test itself did to users, for the oracle.
 
-    `before`: users who existed before their first purchase. `banned`: as they stood when they were banned.
+    `before`: users who existed before their first purchase. `banned`, `comped`: as they stood when that was done.
     `deleted`: users deleted by hand, with the parties that were linked to them.
     """
 
     before: dict[str, CognitoUser] = field(default_factory=dict)
     banned: dict[str, CognitoUser] = field(default_factory=dict)
+    comped: dict[str, CognitoUser] = field(default_factory=dict)
     deleted: dict[str, tuple[CognitoUser, frozenset[str]]] = field(default_factory=dict)
 
 
@@ -202,6 +257,9 @@ class World:
             self.template.created(name, name, Arn=arn)
         self.dynamodb, self.cognito = InProcess(DynamoHandler, dict), InProcess(CognitoIdpResponse, json.dumps)
         patch.setattr("moto.cognitoidp.models.jwk.RSAKey.import_key", lambda key: key)  # 0.1 s, and nobody signs in
+        self.clock = Clock()
+        patch.setattr("moto.cognitoidp.models.utcnow", lambda: datetime.fromtimestamp(self.clock.now, UTC))
+        quicken(patch)
         self.table, self.pool = self._made()
         self.life: Life
         self.modules = {
@@ -215,12 +273,13 @@ class World:
         for module in self.modules.values():
             self._connect(module)
         silent = SimpleNamespace(
-            **dict.fromkeys(("append_keys", "info", "warning", "error", "exception"), lambda *_, **__: None)
+            **dict.fromkeys(("append_keys", "info", "warning", "error", "add_dimension"), lambda *_, **__: None)
         )
         patch.setattr("gateway.step.logger", silent)
         for module in self.modules.values():
-            if hasattr(module, "logger"):
-                patch.setattr(module, "logger", silent)
+            for name, quiet in (("logger", silent), ("single_metric", lambda **_: contextlib.nullcontext(silent))):
+                if hasattr(module, name):
+                    setattr(module, name, quiet)
         patch.setattr(telemetry.metrics, "add_metric", lambda *_, **__: None)
         patch.setattr(telemetry.metrics.provider, "flush_metrics", lambda **_: None)
 
@@ -247,6 +306,7 @@ class World:
             "ledger": lambda: _Calls(Ledger(self.dynamodb, self.table), call),
             "users": lambda: _Calls(Users(self.cognito, self.pool), call),
             "fulfillment": lambda: _Calls(Fulfillment(_Starter(self), "FulfillmentStateMachine"), call),
+            "notices": lambda: _Calls(Notices(_Bus(self), "bus"), call),
             "signing": lambda: SimpleNamespace(text=lambda: WEBHOOK_SECRET, refresh=lambda: False),
             "time": lambda: SimpleNamespace(time=lambda: self.life.invoked_at, monotonic=lambda: self.life.invoked_at),
         }
@@ -277,6 +337,17 @@ class _Starter:
             raise ClientError(code, "StartExecution")  # type: ignore[arg-type]
 
 
+class _Bus:
+    """EventBridge's client for the one call that the gateway makes."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def put_events(self, *, Entries: list[Json]) -> Json:  # noqa: N803 - AWS's name
+        self._world.life.published += [json.loads(entry["Detail"]) for entry in Entries]
+        return {"FailedEntryCount": 0}
+
+
 # ------------------------------------------------------------------ one life
 
 
@@ -292,6 +363,7 @@ class Life:
         self.executions: dict[str, Execution] = {}
         self.orphans: list[Invocation] = []  # invocations that Step Functions has given up, but which still live
         self.delivered: set[str] = set()
+        self.published: list[Json] = []  # details of the events on the bus
         self.deeds = Deeds()
         self.counts: Counter[str] = Counter()
         self._listed = 0  # how many of the account's events were looked at
@@ -300,6 +372,7 @@ class Life:
         self._made = self._left = 0
         self._fault: str | None = None
         mock_random.seed(0)
+        world.clock = self.clock
         moto_fixes.outbox.clear()
         dynamodb_backends[ACCOUNT][REGION].tables[world.table].items.clear()
         self.pool = cognitoidp_backends[ACCOUNT][REGION].user_pools[world.pool]
@@ -364,7 +437,7 @@ class Life:
         )
         handler = self.world.modules[invocation.function].handler
         try:
-            invocation.answer = json.loads(json.dumps(handler(copy.deepcopy(invocation.event), context)))
+            invocation.answer = json.loads(json.dumps(handler(invocation.event, context)))
         except Stopped:
             return False
         except errors.GatewayError as error:
@@ -379,8 +452,13 @@ class Life:
     def running(self) -> list[Execution]:
         return [each for each in self.executions.values() if each.ended is None]
 
-    def go_on(self, run: Execution, calls: int, fault: str | None = None) -> None:
-        """An execution makes so many calls more; the waits of its retries pass."""
+    def go_on(self, run: Execution | Invocation, calls: int, fault: str | None = None) -> None:
+        """An execution makes so many calls more; the waits of its retries pass. Or an invocation that nobody waits for
+        any more does."""
+        if isinstance(run, Invocation):
+            if self._advance(run, calls, fault):
+                self.orphans.remove(run)
+            return
         while run.ended is None:
             if run.wakes_at > self.clock.now:
                 self.pass_by(run.wakes_at - self.clock.now)
@@ -455,11 +533,6 @@ class Life:
             self.counts["executions killed"] += 1
             run.ended, run.invocation = "Killed", None
 
-    def orphan_goes_on(self, orphan: Invocation, calls: int) -> None:
-        """An invocation nobody waits for any more still writes."""
-        if self._advance(orphan, calls):
-            self.orphans.remove(orphan)
-
     def pass_by(self, seconds: int) -> None:
         """Time passes. Lambdas end at their time-out, executions at theirs."""
         self.clock.now += seconds
@@ -469,11 +542,10 @@ class Life:
             if now - run.started_at >= EXECUTION_SECONDS:
                 run.ended, run.invocation = "TimedOut", None
                 self.counts["executions timed out"] += 1
-            elif run.invocation is not None:
-                if now - run.invocation.started_at >= self.world.timeouts[run.state]:
-                    run.invocation = None
-                    self.counts["invocations timed out"] += 1
-                    self._failed(run, "Sandbox.Timedout", "timed out")
+            elif run.invocation is not None and now - run.invocation.started_at >= self.world.timeouts[run.state]:
+                run.invocation = None
+                self.counts["invocations timed out"] += 1
+                self._failed(run, "Sandbox.Timedout", "timed out")
 
     # -------------------------------------------------------------- the webhook and the schedule
 
@@ -481,6 +553,10 @@ class Life:
     def undelivered(self) -> list[Json]:
         """Events that the endpoint is subscribed to and has not answered with 200 yet, oldest first."""
         return [each for each in self.subscribed if each["id"] not in self.delivered]
+
+    def open_shop(self) -> None:
+        """What was for sale before the endpoint was registered, nobody is told of."""
+        self._listed = len(self.account.events)
 
     @property
     def subscribed(self) -> list[Json]:
@@ -496,14 +572,18 @@ class Life:
         request = {"body": body, "headers": {"stripe-signature": signature}, "isBase64Encoded": False}
         self.counts["deliveries"] += 1
         webhook = Invocation("Webhook", request, f"webhook/{self.counts['deliveries']}", self.clock.now)
-        if self._advance(webhook, calls, fault) and webhook.answer["statusCode"] == 200:
+        answered = self._advance(webhook, calls, fault)
+        assert not answered or fault is not None or webhook.answer["statusCode"] == 200, webhook.answer
+        if answered and webhook.answer["statusCode"] == 200:
             self.delivered.add(event["id"])
 
     def run_due(self, calls: int = NO_END, fault: str | None = None) -> int:
         """The schedule fires; how many executions were started."""
         self.counts["schedules"] += 1
         known = len(self.executions)
-        self._advance(Invocation("RunDue", {}, f"due/{self.counts['schedules']}", self.clock.now), calls, fault)
+        schedule = Invocation("RunDue", {}, f"due/{self.counts['schedules']}", self.clock.now)
+        self._advance(schedule, calls, fault)
+        assert schedule.error is None or fault is not None, f"RunDue: {schedule.error}: {schedule.cause}"
         return len(self.executions) - known
 
     # -------------------------------------------------------------- to the end
@@ -514,7 +594,7 @@ class Life:
             for event in self.undelivered:
                 self.deliver(event)
             for orphan in list(self.orphans):
-                self.orphan_goes_on(orphan, NO_END)
+                self.go_on(orphan, NO_END)
             for run in self.running:
                 self.go_on(run, NO_END)
             if self.running or self.undelivered or self.run_due():
@@ -523,7 +603,8 @@ class Life:
             if soonest is None:
                 return
             self.pass_by(max(int(soonest) - self.clock.now, 1))
-        raise AssertionError("the orders never come to an end")
+        reasons = {f"{row['event_type']}: {row.get('last_error', row['state'])}" for row in self.open_orders}
+        raise AssertionError(f"the orders never come to an end: {sorted(reasons)}")
 
     def silence(self, seconds: int) -> Iterator[None]:
         """Stripe says nothing for so long; yields whenever something that was due by the clock is done."""
@@ -545,8 +626,8 @@ class Life:
     def rows(self) -> list[Json]:
         """Every row of the ledger."""
         plain = TypeDeserializer().deserialize
-        items = self.world.dynamodb.scan(TableName=self.world.table)["Items"]
-        return [{name: plain(value) for name, value in item.items()} for item in items]
+        items = dynamodb_backends[ACCOUNT][REGION].tables[self.world.table].all_items()
+        return [{name: plain(value.to_regular_json()) for name, value in item.attrs.items()} for item in items]
 
     @property
     def open_orders(self) -> list[Json]:
@@ -581,14 +662,20 @@ class Life:
     def ban(self, sub: str) -> None:
         """As the README says: disabled by hand, with the operator's name on it, between two writes of the gateway."""
         self._let_writers_finish()
-        self._set(sub, "operator")
+        self._set(sub, disabled_by="operator")
         self.world.cognito.admin_disable_user(UserPoolId=self.world.pool, Username=sub)
         self.deeds.banned[sub] = self.user(sub)
 
     def unban(self, sub: str) -> None:
-        self._set(sub, "billing")
+        self._set(sub, disabled_by="billing")
         del self.deeds.banned[sub]
-        self.touch_customers_of(self.user(sub).email)
+        self.touch_everybody()
+
+    def comp(self, sub: str) -> None:
+        """As the README says: from now on billing leaves them alone."""
+        self._let_writers_finish()
+        self._set(sub, payment_provider="ADMIN")
+        self.deeds.comped[sub] = self.user(sub)
 
     def delete_user(self, sub: str) -> None:
         self._let_writers_finish()
@@ -609,23 +696,22 @@ class Life:
         if not stored.get("deleted"):
             self.account.update_customer(customer, metadata={"touched": str(len(self.account.events))})
 
-    def touch_customers_of(self, email: str) -> None:
-        for id_, customer in self.account.objects["customer"].items():
-            if (customer.get("email") or "").lower() == email.lower() or self.links().get(id_) is not None:
-                self.touch(id_)
+    def touch_everybody(self) -> None:
+        for customer in list(self.account.objects["customer"]):
+            self.touch(customer)
 
-    def _set(self, sub: str, disabled_by: str) -> None:
+    def _set(self, sub: str, **attributes: str) -> None:
         self.world.cognito.admin_update_user_attributes(
             UserPoolId=self.world.pool,
             Username=sub,
-            UserAttributes=[{"Name": "custom:disabled_by", "Value": disabled_by}],
+            UserAttributes=[{"Name": f"custom:{name}", "Value": value} for name, value in attributes.items()],
         )
 
     def _let_writers_finish(self) -> None:
         """A person's hand and a Lambda in the same instant: nobody but Cognito could arbitrate that, and it does not
         (test_interleavings.py, `under_lease`)."""
         for orphan in list(self.orphans):
-            self.orphan_goes_on(orphan, NO_END)
+            self.go_on(orphan, NO_END)
         for run in self.running:
             while run.ended is None and run.invocation is not None and run.invocation.replies:
                 self._advance(run.invocation, NO_END)
@@ -649,8 +735,3 @@ def _as_seen(user: Any) -> CognitoUser:
         found.get("custom:payment_provider", ""),
         user.status == UserStatus.CONFIRMED,
     )
-
-
-def shard(name: str) -> int:
-    """A stable number of a name."""
-    return zlib.crc32(name.encode())

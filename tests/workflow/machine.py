@@ -5,22 +5,29 @@ rows. A handler is stopped before each call of an adapter (every method of Ledge
 service), so one step of a run is one call. Stopping and going on is done by replay: the handler starts anew and gets
 the answers that it got before, which works because a handler does nothing but compute between its calls.
 
-States that were seen before are not explored again; a state is the world and the position of each run.
+States that were seen before are not explored again; a state is the world and the position of each run. What nobody
+reads is left out of both, so that states which differ in nothing else are one: of a run that has ended, all but that it
+has; of the data that the states pass, what ReadBilling is about to replace; of what was published, all but the last
+notice and whether the notices were in order. Calls that neither change the world nor could ever answer something else
+are no steps of their own.
 """
 
 import contextlib
+import io
 import json
 import pickle
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from gateway import access, events
 from gateway.access import Invitation, Item, Subscription, User
-from gateway.billing import Customer
+from gateway.billing import Charged, Customer
 from gateway.errors import GatewayError, PersonBusy, UserExists, UserMissing
-from gateway.ledger import LEASE_SECONDS, Change, Ledger, Party, Person, Received
+from gateway.ledger import CLOCK_SKEW, LEASE_SECONDS, Change, Ledger, Party, Person, Received
+from gateway.step import shape
 
 DEFINITION: dict[str, Any] = json.loads(Path("statemachine/fulfillment.asl.json").read_text())
 Handlers = Mapping[str, types.ModuleType]  # by state
@@ -29,22 +36,50 @@ Handlers = Mapping[str, types.ModuleType]  # by state
 Thing = TypeVar("Thing")
 
 
+def _pickled(thing: Any) -> bytes:
+    """Equal bytes for equal things: also where one of them holds the same object twice, the other one two alike."""
+    written = io.BytesIO()
+    pickler = pickle.Pickler(written)
+    pickler.fast = True
+    pickler.dump(thing)
+    return written.getvalue()
+
+
+CHARGE = "ch_1"
+
+# Calls that change nothing here, and to which the answer is always the same.
+SILENT = {"record_change", "sign_out", "received", "charged"}
+
+
 # ------------------------------------------------------------------ the world
 
 
 @dataclass
 class World:
-    """All that outlives a run. `stripe`: customer -> (e-mail, ((status, quantity), …))."""
+    """All that outlives a run. `stripe`: customer -> (e-mail, ((status, quantity), …)). `refunded`: the charge that
+    paid for the first subscription of cus_1. `assigned`: order of that charge -> (party, when it was recorded)."""
 
     stripe: dict[str, tuple[str, tuple[tuple[str, int], ...]]]
+    refunded: bool = False
     users: dict[str, tuple[str, User]] = field(default_factory=dict)
     parties: dict[str, Party] = field(default_factory=dict)
     people: dict[str, Person] = field(default_factory=dict)
     leases: dict[str, tuple[str, int]] = field(default_factory=dict)
-    fulfilled: set[str] = field(default_factory=set)
-    notices: tuple[Any, ...] = ()
+    assigned: dict[str, tuple[str, int]] = field(default_factory=dict)
+    fulfilled: frozenset[str] = frozenset()
+    published: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # the last notice about each user
+    repeated: bool = False  # a notice came twice in a row
+    disordered: bool = False  # a notice did not begin where the one before it ended
     mails: int = 0
     clock: int = 1_800_000_000
+
+    def tells_the_truth(self, *, repetitions: bool) -> bool:
+        """Whether the notices so far lead, in order, to how each user stands now."""
+        ends = {sub: told for sub, person in self.people.items() if (told := person.told) is not None}
+        ends |= {sub: after for sub, (_, after) in self.published.items()}
+        stands = {sub: shape(user.facts()) for sub, (_, user) in self.users.items()}
+        in_order = not self.disordered and (repetitions or not self.repeated)
+        return in_order and {sub: end for sub, end in ends.items() if sub in stands} == stands
 
 
 class FakeLedger(Ledger):
@@ -71,17 +106,34 @@ class FakeLedger(Ledger):
         for each in parties:
             self.world.parties[each] = replace(self.party(each), sub=sub)
         person = self.world.people.get(sub, Person(sub, frozenset(), told=before))
-        self.world.people[sub] = replace(person, parties=person.parties | set(parties))
+        self.world.people[sub] = replace(person, parties=_with(person.parties, *parties))
         return True
 
     def received(self, event_id: str) -> Received:
-        return Received("invoice.paid", None)
+        return Received("charge.refunded", CHARGE)  # asked only by runs that know no payer
+
+    def remember_mark(self, party: str, mark: events.Mark) -> None:
+        self.world.parties[party] = replace(self.party(party), marks=(mark,))
+
+    def assign(self, event_id: str, party: str, now: int) -> None:
+        """Whoever begins to read from now on does so later than the order was recorded."""
+        if event_id not in self.world.fulfilled:
+            self.world.assigned[event_id] = (party, self.world.clock)
+            self.world.clock += CLOCK_SKEW + 1
 
     def invited(self, sub: str, invitation: Invitation) -> None:
-        self.world.people[sub] = replace(self.world.people[sub], invitation=invitation)
+        person = self.world.people.get(sub, Person(sub, frozenset()))
+        self.world.people[sub] = replace(person, invitation=invitation)
+
+    def telling(self, sub: str, notice: str) -> None:
+        """When and why is for whoever listens."""
+        change = json.loads(notice)
+        known = json.dumps({name: change[name] for name in ("sub", "before", "after")})
+        self.world.people[sub] = replace(self.world.people[sub], telling=known)
 
     def told(self, sub: str, shape: Mapping[str, Any], tellings: int) -> None:
-        self.world.people[sub] = replace(self.world.people[sub], told=shape, tellings=tellings)
+        """The number is for whoever listens."""
+        self.world.people[sub] = replace(self.world.people[sub], told=shape, telling=None)
 
     def record_change(self, sub: str, now: int, change: Change) -> None:
         """What it keeps is for operators; nothing reads it."""
@@ -91,11 +143,13 @@ class FakeLedger(Ledger):
         return True
 
     def open_orders(self, party: str, recorded_before: int) -> Iterator[str]:
-        return iter(())
+        for event_id, (assigned, recorded) in self.world.assigned.items():
+            if assigned == party and recorded < recorded_before and event_id not in self.world.fulfilled:
+                yield event_id
 
     def close(self, event_id: str, now: int, **ending: Any) -> bool:
         new = event_id not in self.world.fulfilled
-        self.world.fulfilled.add(event_id)
+        self.world.fulfilled = _with(self.world.fulfilled, event_id)
         return new
 
     def fail(self, event_id: str, **ending: Any) -> bool:
@@ -112,6 +166,11 @@ class FakeLedger(Ledger):
             del self.world.leases[subject]
 
 
+def _with(names: frozenset[str], *more: str) -> frozenset[str]:
+    """Made in one order, so that equal sets look alike when pickled."""
+    return frozenset(sorted({*names, *more}))
+
+
 class FakeUsers:
     """Cognito in a World."""
 
@@ -123,6 +182,9 @@ class FakeUsers:
             return None
         address, user = self.world.users[sub]
         return user if email is None else replace(user, renamed=address != email)
+
+    def email(self, sub: str) -> str:
+        return self.world.users[sub][0]
 
     def find(self, email: str) -> User | None:
         return next((user for address, user in self.world.users.values() if address == email), None)
@@ -173,15 +235,29 @@ class FakeBilling:
             ),
         )
 
+    def charged(self, charge_id: str) -> Charged:
+        return Charged("cus_1", "sub_0", None)
+
+    def mark(self, known: events.Mark) -> access.Mark | None:
+        return access.Mark(known.id, "refunded", known.pays or "", known.until) if self.world.refunded else None
+
 
 class FakeNotices:
-    """What was published in a World: (before, after) of each change."""
+    """What is published in a World, as far as the next notice is judged by it."""
 
     def __init__(self, world: World) -> None:
         self.world = world
 
     def publish(self, change: Mapping[str, Any]) -> None:
-        self.world.notices = (*self.world.notices, (change["before"], change["after"]))
+        sub, notice = change["sub"], (change["before"], change["after"])
+        last = self.world.published.get(sub)
+        person = self.world.people[sub]
+        expected = last[1] if last is not None else person.told
+        if notice == last:
+            self.world.repeated = True
+        elif notice[0] != expected or notice[0] == notice[1]:
+            self.world.disordered = True
+        self.world.published[sub] = notice
 
 
 # ------------------------------------------------------------------ one run
@@ -189,19 +265,23 @@ class FakeNotices:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a run is. `replies`: what the running task's calls answered so far, (value, error) each."""
+    """Where a run is. `replies`: what the running task's calls answered so far, (value, error) each.
+
+    `killed`: a run of this order was killed, and RunDue has not started the next one yet.
+    """
 
     event_id: str
-    customer_id: str
+    payer: str  # the customer; or the charge, of an order that names nothing else
     state: str = DEFINITION["StartAt"]
     data: bytes = b""  # pickled, so that positions can be compared
     replies: tuple[bytes, ...] = ()
     started_at: int = 0
-    lives: int = 0  # how often an invocation of this run was killed
+    lives: int = 0  # how often an invocation was killed, as long as a lease remembers it
+    killed: bool = False
 
     @property
     def done(self) -> bool:
-        return self.state in ("Fulfilled", "NotFulfilled", "Killed")
+        return self.state in ("Fulfilled", "NotFulfilled")
 
     @property
     def owner(self) -> str:
@@ -215,23 +295,30 @@ class _Stop(BaseException):
 def advance(position: Position, world: World, handlers: Handlers) -> Position:
     """Make the run's next call on the world, and compute on until the call after it."""
     if not position.data:
-        run = {"event_id": position.event_id, "order_id": "sub_0", "customer_id": position.customer_id}
-        position = replace(position, data=pickle.dumps(run), started_at=world.clock)
+        refund = position.payer == CHARGE
+        run = {
+            "event_id": position.event_id,
+            "order_id": CHARGE if refund else "sub_0",
+            "customer_id": None if refund else position.payer,
+        }
+        position = replace(position, data=_pickled(run), started_at=world.clock, killed=False)
     replies = list(position.replies)
     made = 0
     fresh = False
 
     def call(method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal made, fresh
+        if method.__name__ in SILENT:
+            return method(*args, **kwargs)
         made += 1
         if made > len(replies):
             if fresh:
                 raise _Stop
             fresh = True
             try:
-                reply = pickle.dumps((method(*args, **kwargs), None))
+                reply = _pickled((method(*args, **kwargs), None))
             except GatewayError as error:
-                reply = pickle.dumps((None, type(error)))
+                reply = _pickled((None, type(error)))
             replies.append(reply)
         value, error = pickle.loads(replies[made - 1])  # noqa: S301 - our own
         if error is not None:
@@ -259,7 +346,13 @@ def _enter(position: Position, name: str, data: dict[str, Any], clock: int) -> P
     while state["Type"] == "Choice":
         name = next((rule["Next"] for rule in state["Choices"] if _holds(rule, data)), state["Default"])
         state = DEFINITION["States"][name]
-    return replace(position, state=name, data=pickle.dumps(data), replies=(), started_at=clock)
+    if state["Type"] == "Succeed":
+        return Position(position.event_id, position.payer, name)
+    data.pop("change", None)  # for operators
+    if name == "ReadBilling":
+        data.pop("lookup", None)
+        data["billing"] = {"pass": data["billing"]["pass"], "parties": data["billing"]["parties"][:1]}
+    return replace(position, state=name, data=_pickled(data), replies=(), started_at=clock)
 
 
 def _after_error(position: Position, state: dict[str, Any], error: str) -> Position:
@@ -275,7 +368,8 @@ def kill_invocation(position: Position, clock: int) -> Position:
 
 
 def kill_execution(position: Position) -> Position:
-    return replace(position, state="Killed", replies=())
+    """The execution dies; its order is run again, unless somebody else closes it before."""
+    return Position(position.event_id, position.payer, lives=position.lives + 1, killed=True)
 
 
 class _Calls:
@@ -357,7 +451,7 @@ class Scenario:
 
     name: str
     world: Callable[[], World]
-    first: str  # customer of the first run
+    first: str  # whose run: a customer, or the charge that is refunded
     second: str
     then: Callable[[World], None]  # the change at Stripe that the second run's event tells of
     right: Callable[[World], bool]  # how it must end
@@ -373,8 +467,7 @@ class Result:
     wrong: list[tuple[str, ...]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Node(NamedTuple):
     """The world and the positions by number (`_Numbers`), so that comparing two nodes is cheap."""
 
     world: int
@@ -397,9 +490,13 @@ class _Numbers(Generic[Thing]):
         return self._numbers[thing]
 
 
-def explore(scenario: Scenario, handlers: Handlers, *, kills: int = 0) -> Result:
-    """Visit every state that two runs can get into, with up to that many kills anywhere."""
-    return _Exploration(scenario, handlers).run(kills)
+def explore(scenario: Scenario, handlers: Handlers, *, kills: int = 0, until_wrong: bool = False) -> Result:
+    """Visit every state that two runs can get into, with up to that many kills anywhere; or stop at the first harm.
+
+    Right is an end with every run over, Stripe's truth, and notices that tell it: each of them once, or, where there
+    are kills, perhaps twice in a row.
+    """
+    return _Exploration(scenario, handlers).run(kills, until_wrong)
 
 
 class _Exploration:
@@ -408,21 +505,26 @@ class _Exploration:
         self.handlers = handlers
         self.worlds: _Numbers[bytes] = _Numbers()
         self.positions: _Numbers[Position] = _Numbers()
+        # What follows from a world alone, or from one run in it, is computed once.
+        self.owners: dict[int, frozenset[str]] = {}
+        self.fulfilled: dict[int, frozenset[str]] = {}
         self.advanced: dict[tuple[int, int], tuple[int, int]] = {}
+        self.after_the_change: dict[int, int] = {}
+        self.expired: dict[tuple[int, frozenset[str]], int] = {}
 
-    def run(self, kills: int) -> Result:
+    def run(self, kills: int, until_wrong: bool) -> Result:
         result = Result()
-        world = self.worlds.of(pickle.dumps(self.scenario.world()))
+        world = self._number(self.scenario.world())
         start = _Node(world, (self.positions.of(Position("evt_1", self.scenario.first)),), False, kills)
         came_from: dict[_Node, tuple[_Node, str] | None] = {start: None}
         stack = [start]
-        while stack:
+        while stack and not (until_wrong and result.wrong):
             node = stack.pop()
             result.states += 1
             following = [(name, each) for name, each in self._following(node) if each != node]
             if not following:
                 result.ends += 1
-                if not self._right(node):
+                if not self._right(node, kills):
                     result.wrong.append(_path(node, came_from))
             for name, each in following:
                 if each not in came_from:
@@ -430,65 +532,89 @@ class _Exploration:
                     stack.append(each)
         return result
 
-    def _right(self, node: _Node) -> bool:
-        runs = [self.positions.things[run] for run in node.runs]
-        over = node.changed and all(run.state in ("Fulfilled", "Killed") for run in runs)
-        return over and self.scenario.right(self._world(node))
+    def _right(self, node: _Node, kills: int) -> bool:
+        over = node.changed and all(
+            self.positions.things[run].state == "Fulfilled" or self._needless(run, node.world) for run in node.runs
+        )
+        world = self._world(node.world)
+        return over and self.scenario.right(world) and world.tells_the_truth(repetitions=kills > 0)
 
-    def _world(self, node: _Node) -> World:
-        world: World = pickle.loads(self.worlds.things[node.world])  # noqa: S301 - our own
-        return world
+    def _needless(self, run: int, world: int) -> bool:
+        """Whether a killed run's order was closed by another run, before it could be run again."""
+        position = self.positions.things[run]
+        return position.killed and position.event_id in self.fulfilled[world]
 
     def _following(self, node: _Node) -> Iterator[tuple[str, _Node]]:
         for index, number in enumerate(node.runs):
             run = self.positions.things[number]
-            if run.done:
+            if run.done or self._needless(number, node.world):
                 continue
             changed, after = self._advance(number, node.world)
-            yield f"{run.event_id}:{run.state}", _moved(node, index, after, world=changed)
-            if node.kills:
-                fewer = replace(node, kills=node.kills - 1)
+            yield f"{run.event_id}:{run.state}", self._moved(node, index, after, changed, node.kills)
+            if node.kills and not run.killed:
+                left = node.kills - 1
                 if run.replies:
-                    again = self.positions.of(kill_invocation(run, self._world(node).clock))
-                    yield f"kill invocation of {run.event_id}", _moved(fewer, index, again)
-                yield f"kill {run.event_id}", _moved(fewer, index, self.positions.of(kill_execution(run)))
-        world = self._world(node)
-        if not node.changed and not (self.scenario.under_lease and world.leases):
-            self.scenario.then(world)
+                    again = self._canonical(kill_invocation(run, self._world(node.world).clock), node.world)
+                    yield f"kill invocation of {run.event_id}", self._moved(node, index, again, node.world, left)
+                dead = self._canonical(kill_execution(run), node.world)
+                yield f"kill {run.event_id}", self._moved(node, index, dead, node.world, left)
+        if not node.changed and not (self.scenario.under_lease and self.owners[node.world]):
             second = self.positions.of(Position("evt_2", self.scenario.second))
-            yield "change at Stripe", _Node(self._number(world), (*node.runs, second), True, node.kills)
+            yield "change at Stripe", _Node(self._change(node.world), (*node.runs, second), True, node.kills)
         yield from self._time_passes(node)
+
+    def _moved(self, node: _Node, index: int, position: int, world: int, kills: int) -> _Node:
+        return _Node(world, (*node.runs[:index], position, *node.runs[index + 1 :]), node.changed, kills)
 
     def _advance(self, position: int, world: int) -> tuple[int, int]:
         if (position, world) not in self.advanced:
-            after = pickle.loads(self.worlds.things[world])  # noqa: S301 - our own
+            after = self._world(world)
             moved = advance(self.positions.things[position], after, self.handlers)
-            self.advanced[position, world] = (self._number(after), self.positions.of(moved))
+            number = self._number(after)
+            self.advanced[position, world] = (number, self._canonical(moved, number))
         return self.advanced[position, world]
 
+    def _canonical(self, position: Position, world: int) -> int:
+        """The position's number. Who held a lease is forgotten with the lease."""
+        if position.lives and not any(owner.startswith(f"{position.event_id}/") for owner in self.owners[world]):
+            position = replace(position, lives=0)
+        return self.positions.of(position)
+
+    def _change(self, world: int) -> int:
+        if world not in self.after_the_change:
+            changed = self._world(world)
+            self.scenario.then(changed)
+            self.after_the_change[world] = self._number(changed)
+        return self.after_the_change[world]
+
     def _time_passes(self, node: _Node) -> Iterator[tuple[str, _Node]]:
-        """A lease whose owner is dead expires; an order whose run was killed is run again."""
+        """A lease whose owner is dead expires."""
         runs = [self.positions.things[run] for run in node.runs]
-        world = self._world(node)
-        alive = {run.owner for run in runs if not run.done}
-        abandoned = [subject for subject, (owner, _) in world.leases.items() if owner not in alive]
+        abandoned = self.owners[node.world] - {run.owner for run in runs if not run.done}
         if abandoned:
-            for subject in abandoned:
-                del world.leases[subject]
-            yield "a lease expires", replace(node, world=self._number(world))
-        for run in runs:
-            name = f"{run.event_id}-r2"
-            if run.state == "Killed" and all(other.event_id != name for other in runs):
-                again = self.positions.of(Position(name, run.customer_id))
-                yield f"{run.event_id} again", replace(node, runs=(*node.runs, again))
+            if (node.world, abandoned) not in self.expired:
+                world = self._world(node.world)
+                world.leases = {each: held for each, held in world.leases.items() if held[0] not in abandoned}
+                self.expired[node.world, abandoned] = self._number(world)
+            later = self.expired[node.world, abandoned]
+            yield (
+                "a lease expires",
+                node._replace(world=later, runs=tuple(self._canonical(run, later) for run in runs)),
+            )
+
+    def _world(self, number: int) -> World:
+        world: World = pickle.loads(self.worlds.things[number])  # noqa: S301 - our own
+        return world
 
     def _number(self, world: World) -> int:
-        return self.worlds.of(pickle.dumps(world))
-
-
-def _moved(node: _Node, index: int, position: int, *, world: int | None = None) -> _Node:
-    runs = (*node.runs[:index], position, *node.runs[index + 1 :])
-    return replace(node, runs=runs, world=node.world if world is None else world)
+        for name, rows in vars(world).items():
+            if isinstance(rows, dict):
+                setattr(world, name, dict(sorted(rows.items())))
+        number = self.worlds.of(_pickled(world))
+        if number not in self.owners:
+            self.owners[number] = frozenset(owner for owner, _ in world.leases.values())
+            self.fulfilled[number] = world.fulfilled
+        return number
 
 
 def _path(node: _Node, came_from: dict[_Node, tuple[_Node, str] | None]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ are judged as well. Its tables are those of the README. The moment is an argumen
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 Json = dict[str, Any]
@@ -19,6 +19,8 @@ MAX_DAPPS = 1_000_000
 PRICE_LIST = {"price_listed": "3"}  # parameter DappPrices
 
 WORST_FIRST = ("FAILED", "LAPSED", "CANCELLED")
+CHANGE = "subscription_update"  # the billing_reason of an invoice in the middle of a period
+SETTLED = ("paid", "no_payment_required")  # a session's payment_status
 HAS_HAD = ("active", "trialing", "past_due")
 
 
@@ -32,20 +34,25 @@ class Account(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one subscription or purchase says. `wanted` None: it cannot be told. `units`: any of these is right."""
+    """What one subscription or purchase says. `wanted` None: it cannot be told. `units`: any of these is right.
+
+    `undecided`: it is alive, but not all of its units can be told.
+    """
 
     wanted: bool | None
     status: str
     units: frozenset[int] = frozenset({0})
+    undecided: bool = False
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How a person should stand; `limits`: any of these is right."""
+    """How a person should stand; `limits`: any of these is right, and any higher one `or_more`."""
 
     wanted: bool | None
     status: str
-    limits: frozenset[int]
+    limits: frozenset[int] = frozenset()
+    or_more: bool = False
 
 
 class Oracle:
@@ -60,18 +67,16 @@ class Oracle:
     def of(self, parties: Iterable[str]) -> Expected:
         """Any yes is yes with the sum of the units; otherwise any no is no; otherwise nothing can be said."""
         verdicts = [verdict for party in parties for verdict in self.verdicts(party)]
+        undecided = any(each.undecided or each.wanted is None for each in verdicts)
         yes = [each for each in verdicts if each.wanted]
         no = [each for each in verdicts if each.wanted is False]
         if yes:
             sums = {min(sum(some), MAX_DAPPS) for some in itertools.product(*(each.units for each in yes))}
             status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
-            return Expected(True, status, frozenset(sums))
-        if no and all(each.wanted is not None for each in verdicts):
+            return Expected(True, status, frozenset(sums), or_more=undecided)
+        if no and not undecided:
             return Expected(False, min((each.status for each in no), key=WORST_FIRST.index), frozenset({0}))
-        return Expected(None, "", frozenset())
-
-    def undecided(self, parties: Iterable[str]) -> bool:
-        return any(each.wanted is None for party in parties for each in self.verdicts(party))
+        return Expected(None, "")
 
     def verdicts(self, party: str) -> list[Verdict]:
         """What a customer, or a guest's order, says."""
@@ -94,7 +99,7 @@ class Oracle:
     def purchase(self, session: Json) -> Verdict | None:
         """A one-time Checkout purchase gives its units for ever, unless its charge was taken back."""
         units = [self.units(line["price"], line["quantity"]) for line in self.account.session_items[session["id"]]]
-        if session["payment_status"] not in ("paid", "no_payment_required") or not any(u is not None for u in units):
+        if session["payment_status"] not in SETTLED or not any(u is not None for u in units):
             return None
         revoked = self._revoked([session["payment_intent"]])
         if revoked is not None:
@@ -104,10 +109,12 @@ class Oracle:
     def subscription(self, subscription: Json) -> Verdict | None:
         if subscription["status"] in ("incomplete", "incomplete_expired"):
             return None
-        told = [self.units(item["price"], item.get("quantity")) for item in self._items(subscription)]
-        if all(each is None for each in told):
+        items = self._items(subscription)
+        told = [units for item in items if (units := self.units(item["price"], item.get("quantity"))) is not None]
+        forgotten = subscription["status"] != "canceled" and any(self._forgotten(item["price"]) for item in items)
+        if not told and not forgotten:
             return None
-        units = sum(each or 0 for each in told)
+        units = sum(told)
         match subscription["status"]:
             case "canceled":
                 reason = subscription["cancellation_details"]["reason"]
@@ -120,8 +127,10 @@ class Oracle:
                 verdict = self._past_due(subscription, units)
             case _:
                 verdict = self._running(subscription, units)
+        if verdict.wanted and forgotten:
+            verdict = replace(verdict, wanted=True if told else None, undecided=True)
         revoked = self._revoked_in_its_period(subscription)
-        return Verdict(False, revoked) if revoked is not None and verdict.wanted else verdict
+        return Verdict(False, revoked) if revoked is not None and verdict.wanted is not False else verdict
 
     def _running(self, subscription: Json, units: int) -> Verdict:
         end = subscription["cancel_at"]
@@ -159,10 +168,14 @@ class Oracle:
     def _written_off(self, subscription: Json) -> bool:
         """Its latest finalized invoice is uncollectible, or void after a failed payment.
 
-        Not so if it was written off untried within an hour: that was a pause with mark_uncollectible.
+        Not so if it was written off untried within an hour: that was a pause with mark_uncollectible. A void invoice
+        for a change in the middle of a period does not count: the period is paid.
         """
-        finalized = [each for each in self._invoices(subscription) if each["status"] != "draft"]
-        latest = finalized[-1]
+        latest = [
+            each
+            for each in self._invoices(subscription)
+            if each["status"] != "draft" and not (each["status"] == "void" and each["billing_reason"] == CHANGE)
+        ][-1]
         moments = latest["status_transitions"]
         if latest["status"] == "uncollectible":
             waited = moments["marked_uncollectible_at"] - moments["finalized_at"]
@@ -170,43 +183,46 @@ class Oracle:
         return bool(latest["status"] == "void" and latest["attempted"])
 
     def _paid_until(self, subscription: Json) -> int:
-        """The end of the newest period whose invoice is neither a draft nor void."""
+        """The end of the newest period whose invoice will ever be paid."""
         periods = [
             self._period_end(each)
             for each in self._invoices(subscription)
             if each["billing_reason"] in ("subscription_create", "subscription_cycle")
-            and each["status"] not in ("draft", "void")
+            and each["status"] not in ("draft", "void", "uncollectible")
         ]
         return periods[-1] if periods else 0
 
     # -------------------------------------------------------------- marks
 
     def _revoked_in_its_period(self, subscription: Json) -> str | None:
-        intents = [
-            payment["payment"]["payment_intent"]
-            for invoice in self._invoices(subscription)
-            if self.now < self._period_end(invoice)
-            for payment in self.objects["invoice_payment"].values()
-            if payment["invoice"] == invoice["id"]
-        ]
-        return self._revoked(intents)
+        """By what speaks against a charge that paid for a period which still runs."""
+        running = [each for each in self._invoices(subscription) if self.now < self._period_end(each)]
+        statuses = {self._revoked(self._intents(each), change=each["billing_reason"] == CHANGE) for each in running}
+        return next((status for status in WORST_FIRST if status in statuses), None)
 
-    def _revoked(self, intents: Iterable[str | None]) -> str | None:
+    def _intents(self, invoice: Json) -> list[str]:
+        payments = self.objects["invoice_payment"].values()
+        return [each["payment"]["payment_intent"] for each in payments if each["invoice"] == invoice["id"]]
+
+    def _revoked(self, intents: Iterable[str | None], *, change: bool = False) -> str | None:
         """The status that the marks of these payments' charges bring; None when none revokes.
 
-        A dispute that is open or won, a part of a refund and a fraud warning revoke nothing.
+        A dispute that is open or won, a part of a refund, the refund of a `change` in the middle of a period and a
+        fraud warning revoke nothing.
         """
         intents = set(intents) - {None}
         charges = [each for each in self.objects["charge"].values() if each["payment_intent"] in intents]
         lost = {each["charge"] for each in self.objects["dispute"].values() if each["status"] == "lost"}
         if any(each["id"] in lost for each in charges):
             return "FAILED"
-        return "CANCELLED" if any(each["refunded"] for each in charges) else None
+        return "CANCELLED" if any(each["refunded"] for each in charges) and not change else None
 
     # -------------------------------------------------------------- details
 
     def _items(self, subscription: Json) -> list[Json]:
-        return [item for item in self.objects["subscription_item"].values() if item["subscription"] == subscription["id"]]
+        return [
+            item for item in self.objects["subscription_item"].values() if item["subscription"] == subscription["id"]
+        ]
 
     def _invoices(self, subscription: Json) -> list[Json]:
         return [
@@ -231,6 +247,13 @@ class Oracle:
             rounded = transform["divide_by"] - 1 if transform["round"] == "up" else 0
             count = (count + rounded) // transform["divide_by"]
         return count * int(dapps)
+
+    def _forgotten(self, price: str) -> bool:
+        """Whether a price is mapped to nothing although another one of its product is."""
+        product = self.objects["price"][price]["product"]
+        others = [each for each in self.objects["price"].values() if each["product"] == product]
+        mapped = any("dapps" in each["metadata"] or each["id"] in PRICE_LIST for each in others)
+        return self.units(price, 1) is None and mapped
 
     def _was_worth(self, subscription: str) -> Iterator[int]:
         """What a subscription was worth at each of its events."""
@@ -266,11 +289,11 @@ class Oracle:
         """Whether anything that a customer bought could ever have given access."""
         for event in self.account.events:
             content = event["data"]["object"]
-            if content.get("customer") == party and content["object"] == "subscription":
-                if content["status"] in HAS_HAD:
-                    return True
-            paid = content.get("payment_status") in ("paid", "no_payment_required")
-            if content["object"] == "checkout.session" and party == (content["customer"] or content["id"]) and paid:
+            if party != (content.get("customer") or content["id"]):
+                continue
+            if content["object"] == "subscription" and content["status"] in HAS_HAD:
+                return True
+            if content["object"] == "checkout.session" and content["payment_status"] in SETTLED:
                 return True
         return False
 
@@ -295,6 +318,7 @@ class Deeds(Protocol):
 
     before: Mapping[str, Any]
     banned: Mapping[str, Any]
+    comped: Mapping[str, Any]
     deleted: Mapping[str, tuple[Any, frozenset[str]]]
 
 
@@ -324,8 +348,9 @@ def _wrong_user(oracle: Oracle, user: User, parties: list[str], deeds: Deeds) ->
     stands = (user.enabled, user.limit, user.payment_status, user.disabled_by)
     before = deeds.before.get(user.sub)
     expected = oracle.of(parties)
-    if user.sub in deeds.banned:
-        right = {deeds.banned[user.sub].access}
+    frozen = {**deeds.comped, **deeds.banned}.get(user.sub)
+    if frozen is not None:
+        right = {frozen.access}
     elif before is not None and (before.provider == "ADMIN" or not before.enabled or not parties):
         right = {before.access}
     elif before is not None:
@@ -336,8 +361,10 @@ def _wrong_user(oracle: Oracle, user: User, parties: list[str], deeds: Deeds) ->
         right = {(True, limit, expected.status, "") for limit in expected.limits}
     else:
         right = {(False, 0, expected.status, "billing")}
-    if expected.wanted is None and user.sub not in deeds.banned:
+    if expected.wanted is None and frozen is None:
         return []  # left as they are
+    if expected.or_more and any(stands == (each[0], stands[1], *each[2:]) and stands[1] >= each[1] for each in right):
+        return []
     return [] if stands in right else [f"{user.email} of {sorted(parties)} is {stands}, and should be {sorted(right)}"]
 
 

@@ -1,25 +1,30 @@
 """The stories of a person, told to the real machine: what happens at Stripe, and how their user stands then."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
-from gateway.access import Item, Purchase
-from gateway.billing import Customer
+from gateway.access import MAX_INVITATIONS, Item, MarkKind, Purchase
+from gateway.billing import Charged, Customer
 from gateway.errors import PersonBusy, StripeKeyRejected, StripeUnavailable
 from gateway.events import OrderItem
 from gateway.events import Purchase as KnownPurchase
-from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson
+from gateway.ledger import CLOCK_SKEW, MAX_ATTEMPTS, DuePerson
 from tests.local import moto_fixes
 from tests.workflow.conftest import (
     ACCOUNT,
     EMAIL,
     NAME,
+    NEW_EMAIL,
     REGION,
     World,
     first_purchase,
+    invitation_expired,
     killed,
     lapse,
+    new_address,
     purchase_with_a_users_email,
     recovery,
     upgrade,
@@ -197,17 +202,14 @@ def test_a_recheck_that_comes_a_second_early_is_not_lost(world: World) -> None:
     world.billing.change_status("cus_first", "active", ends_at=ends_at)
     world.happens()
 
-    def due() -> list[Attempt | DuePerson]:
-        return [each for shard in range(DUE_SHARDS) for each in world.ledger.due(shard, ends_at)]
-
-    (person,) = due()
+    (person,) = world.due(ends_at)
     assert isinstance(person, DuePerson)
     recheck = world.receive()
     world.ledger.rechecked(person)
     world.clock.now = ends_at - 1
     world.run(recheck)
 
-    assert due() == [person]
+    assert world.due(ends_at) == [person]
 
 
 @pytest.mark.parametrize("status", ["incomplete", "incomplete_expired", "canceled", "unpaid", "frozen_by_martians"])
@@ -509,6 +511,549 @@ def test_two_customers_of_a_user_deleted_by_hand_make_one_user(world: World) -> 
     assert {world.ledger.party(each).sub for each in ("cus_first", "cus_second")} == {world.user().sub}
 
 
+# ------------------------------------------------------------------ what speaks against a charge
+
+
+MONTH = 30 * 86_400
+
+
+def test_a_refund_finds_its_payer_and_takes_the_access_that_was_paid_for(world: World) -> None:
+    sub = world.add_payer()
+    ends_at = int(world.clock.now) + MONTH
+    world.billing.marks[world.billing.charge("cus_first", until=ends_at)] = "refunded"
+    order = world.marked()
+
+    ended = world.run(order)
+
+    assert ended.path == (*LOOK, "DisableUser", *DONE)
+    user = world.user(sub)
+    assert (user.enabled, user.limit, user.status) == (False, "0", "CANCELLED")
+    row = world.order(order.event_id)
+    assert (row["state"], row["status"], row["party"]) == ("FULFILLED", "returned", "cus_first")
+    assert row["reason"] == "sub_cus_first active, but refunded (ch_cus_first)"
+    # The next period is paid by another charge.
+    back = world.rechecks()
+    assert back is not None
+    assert (world.clock.now, back.path) == (ends_at, (*LOOK, "EnableUser", *DONE))
+    assert world.user(sub).limit == "3"
+
+
+def test_a_refund_is_remembered_by_every_later_run(world: World) -> None:
+    sub = world.add_payer()
+    world.billing.marks[world.billing.charge("cus_first")] = "refunded"
+    world.run(world.marked())
+
+    assert world.happens().path == DONE
+    assert not world.user(sub).enabled
+
+
+def test_a_refund_of_a_guests_purchase_takes_it_back(world: World) -> None:
+    world.billing.purchases["cs_guest"] = Purchase("cs_guest", "paid", (Item("price_dapp", 2, "1"),))
+    world.happens(None, order_id="cs_guest", purchase=KnownPurchase("cs_guest", "session", 0, ()))
+    world.billing.charges["ch_guest"] = Charged(None, "cs_guest", None)
+    world.billing.marks["ch_guest"] = "refunded"
+
+    ended = world.run(world.marked(charge="ch_guest"))
+
+    assert ended.path == (*LOOK, "DisableUser", *DONE)
+    assert not world.user().enabled
+
+
+def test_a_refund_of_a_part_of_what_was_paid_takes_nothing(world: World) -> None:
+    world.add_payer()
+    charge = world.billing.charge("cus_first")
+    world.billing.charges[charge] = replace(world.billing.charges[charge], whole=False)
+    world.billing.marks[charge] = "refunded"
+
+    assert world.run(world.marked()).path == DONE
+    assert world.user().enabled
+
+
+def test_a_refund_of_nobody_we_know_is_left_alone_and_closed(world: World) -> None:
+    world.billing.charges["ch_till"] = Charged(None, None, None)
+    order = world.marked(charge="ch_till")
+
+    assert world.run(order).path == DONE
+    row = world.order(order.event_id)
+    assert (row["state"], row["outcome"], row["party"]) == ("FULFILLED", "left_alone", "ch_till")
+
+
+# Event, its object, what Stripe says of it now, and the payer's status then (None: disabled).
+MARKS: list[tuple[str, str, MarkKind | None, bool, str, int]] = [
+    ("charge.refunded", "ch_cus_first", "refunded", False, "CANCELLED", 0),
+    ("charge.refunded", "ch_cus_first", None, True, "ACTIVE", 0),  # in part
+    ("refund.created", "re_1", "refunded", False, "CANCELLED", 0),
+    ("charge.dispute.created", "dp_1", "disputed", True, "ACTIVE", 1),
+    ("charge.dispute.closed", "dp_1", "dispute_lost", False, "FAILED", 0),
+    ("charge.dispute.closed", "dp_1", None, True, "ACTIVE", 0),  # won
+    ("radar.early_fraud_warning.created", "issfr_1", "fraud_warning", True, "ACTIVE", 1),
+]
+
+
+@pytest.mark.parametrize(("event_type", "name", "now", "enabled", "status", "alarms"), MARKS)
+def test_each_mark_does_what_its_parameter_says_by_default(
+    world: World, event_type: str, name: str, now: MarkKind | None, enabled: bool, status: str, alarms: int
+) -> None:
+    sub = world.add_payer()
+    charge = world.billing.charge("cus_first")
+    if now is not None:
+        world.billing.marks[charge if now == "refunded" else name] = now
+
+    ended = world.run(world.marked(event_type, order_id=name))
+
+    assert ended.status == "SUCCEEDED"
+    assert (world.user(sub).enabled, world.user(sub).status) == (enabled, status)
+    assert world.counted["AccessAlarm"] == alarms
+
+
+def test_access_returns_with_the_last_revoking_mark(world: World) -> None:
+    sub = world.add_payer()
+    charge = world.billing.charge("cus_first")
+    world.billing.marks |= {charge: "refunded", "dp_1": "dispute_lost"}
+    world.run(world.marked())
+    world.run(world.marked("charge.dispute.closed", order_id="dp_1"))
+    enabled = []
+
+    for name in (charge, "dp_1"):
+        del world.billing.marks[name]
+        world.happens()
+        enabled.append(world.user(sub).enabled)
+
+    assert enabled == [False, True]
+
+
+def test_a_refund_whose_run_failed_is_closed_by_the_payers_next_run(world: World) -> None:
+    world.add_payer()
+    world.billing.marks[world.billing.charge("cus_first")] = "refunded"
+    order = world.marked()
+    world.fail("LookupUser", "CognitoRejected")
+    world.run(order)
+    world.clock.pass_by(60)
+
+    world.happens()
+
+    assert not world.user().enabled
+    assert world.order(order.event_id)["state"] == "FULFILLED"
+
+
+def test_a_run_that_read_before_a_refund_was_known_does_not_close_it(world: World) -> None:
+    """Stripe is slow to tell whose charge it is; a renewal's run reads meanwhile, and ends after the refund's died."""
+    world.add_payer()
+    world.billing.marks[world.billing.charge("cus_first")] = "refunded"
+    order = world.marked()
+    read_at: list[int] = []
+
+    def the_renewal_reads() -> None:
+        world.clock.pass_by(10)
+        read_at.append(int(world.clock.now))
+        world.clock.pass_by(10)
+
+    world.billing.slowly = the_renewal_reads
+    world.fail("LookupUser", "CognitoRejected")
+    world.run(order)
+
+    assert list(world.ledger.open_orders("cus_first", read_at[0] - CLOCK_SKEW)) == []
+    assert list(world.ledger.open_orders("cus_first", int(world.clock.now) + 1)) == [order.event_id]
+
+
+def test_a_customer_deleted_in_stripe_loses_access(world: World) -> None:
+    sub = world.add_payer()
+    world.happens()
+    world.billing.customers["cus_first"] = Customer("cus_first", None, deleted=True, subscriptions=())
+
+    assert world.happens().path == (*LOOK, "DisableUser", *DONE)
+    assert (world.user(sub).enabled, world.user(sub).status) == (False, "CANCELLED")
+
+
+# ------------------------------------------------------------------ invitations
+
+
+def test_a_mail_that_did_not_leave_is_sent_again_an_hour_later_at_most_three_times(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    moto_fixes.mail.fail(99)
+    bought_at = world.clock.now
+    assert world.happens().path == (*LOOK, "CreateUser", *DONE)
+    tries = []
+
+    while (ended := world.rechecks()) is not None:
+        assert ended.path == (*LOOK, "ResendInvitation", *DONE)
+        tries.append(world.clock.now - bought_at)
+
+    assert tries == [3600, 7200, 10800]
+    assert world.counted["MailFailed"] == 4
+    assert world.mails() == []
+
+
+def test_a_mail_that_leaves_the_second_time_is_the_last(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    moto_fixes.mail.fail(1)
+    world.happens()
+    assert world.user().enabled
+
+    world.rechecks()
+
+    assert world.mails() == [True]
+    assert world.rechecks() is None
+
+
+def test_a_mail_that_waits_for_tomorrows_quota_does_not_count(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    moto_fixes.mail.fail(1)
+    world.happens()
+    moto_fixes.mail.exhaust(10)  # the client asks twice each time
+    tries = 0
+
+    while world.rechecks() is not None:
+        tries += 1
+
+    assert tries > MAX_INVITATIONS
+    assert world.mails() == [True]
+    assert world.person().invitation.resent == 1
+
+
+def test_a_used_up_mail_quota_leaves_the_order_open_until_there_is_one(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    moto_fixes.mail.exhaust(2)  # the client asks twice
+    order = world.receive()
+
+    ended = world.run(order)
+
+    assert (ended.path[-3:], ended.error) == (("CreateUser", *FAILED), "MailLimitReached")
+    assert world.everybody() == []
+    assert world.runs_again(order).status == "SUCCEEDED"
+    assert world.mails() == [False]
+
+
+def test_an_expired_invitation_is_sent_again_once_for_each_new_payment(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.happens()
+    resent = []
+
+    for days, known in (
+        (6, {}),  # not expired yet
+        (2, {"event_type": "customer.updated"}),  # no payment
+        (0, {"order_id": "in_march"}),
+        (0, {"order_id": "in_april"}),  # the new one is valid
+        (8, {"order_id": "in_april"}),
+        (8, {"order_id": "in_april"}),  # answered already
+        (0, {"order_id": "in_may"}),
+        (8, {"order_id": "in_june"}),  # three are enough
+    ):
+        world.clock.pass_by(days * 86_400)
+        before = len(world.mails())
+        world.happens(**known)
+        resent.append(len(world.mails()) - before)
+
+    assert resent == [0, 0, 1, 0, 1, 0, 1, 0]
+
+
+@pytest.mark.parametrize("status", ["active", "canceled"])
+def test_nobody_else_is_invited_again(world: World, status: str) -> None:
+    """Neither who has signed in, nor who does not pay."""
+    invitation_expired(world)
+    if status == "active":
+        world.signs_in(world.user().sub)
+    world.billing.subscribe("cus_first", 3, status=status)
+
+    assert "ResendInvitation" not in world.happens().path
+    assert world.mails() == []
+
+
+def test_an_invitation_killed_before_it_was_written_down_is_sent_twice_rather_than_never(world: World) -> None:
+    invitation_expired(world)
+    world.cognito.after["admin_create_user"] = killed
+
+    world.happens()
+
+    assert world.mails() == [True]
+    world.rechecks()
+    assert world.mails() == [True, True]
+    assert world.rechecks() is None
+
+
+# ------------------------------------------------------------------ a payer's new address
+
+
+def test_a_user_follows_the_payers_new_address(world: World) -> None:
+    new_address(world)
+    sub = world.user().sub
+
+    ended = world.happens()
+
+    assert ended.path == (*LOOK, "ChangeEmail", *DONE)
+    assert world.user(sub).attributes["email"] == NEW_EMAIL
+    assert world.ledger.party("cus_first").claimed_email == NEW_EMAIL
+    assert world.happens().path == DONE
+
+
+def _nobody_follows(world: World) -> None:
+    world.parameter("LookupUser", "FOLLOW", False)
+
+
+def _somebody_has_it(world: World) -> None:
+    world.add_user(NEW_EMAIL)
+
+
+def _somebody_gets_it_first(world: World) -> None:
+    world.cognito.before["admin_update_user_attributes"] = lambda: world.add_user(NEW_EMAIL)
+
+
+def _a_second_customer_is_linked(world: World) -> None:
+    world.billing.subscribe("cus_second", 0)
+    world.ledger.link(["cus_second"], world.user().sub, replacing=None)
+
+
+def _the_user_was_adopted(world: World) -> None:
+    world.write_by_hand(world.user().sub, payment_provider="")
+
+
+def _an_operator_gave_them_another_address(world: World) -> None:
+    world.users.rename(world.user().sub, "thirdmailbox@markeddomain.example")
+
+
+@pytest.mark.parametrize(
+    ("but", "counted", "tried"),
+    [
+        (_nobody_follows, "EmailDiffers", False),
+        (_somebody_has_it, "EmailConflict", False),
+        (_somebody_gets_it_first, "EmailConflict", True),
+        (_a_second_customer_is_linked, "EmailDiffers", False),
+        (_the_user_was_adopted, "EmailDiffers", False),
+        (_an_operator_gave_them_another_address, "EmailDiffers", False),
+    ],
+)
+def test_an_address_that_is_not_followed_is_counted(
+    world: World, but: Callable[[World], None], counted: str, tried: bool
+) -> None:
+    new_address(world)
+    sub = world.user().sub
+    but(world)
+    before = world.user(sub).attributes["email"]
+
+    ended = world.happens()
+
+    assert ended.path == ((*LOOK, "ChangeEmail", *DONE) if tried else DONE)
+    assert world.user(sub).attributes["email"] == before
+    assert world.counted[counted] == 1
+
+
+# ------------------------------------------------------------------ others are told of a change
+
+
+BOUGHT, RAISED, LAPSED = (True, 3, "ACTIVE"), (True, 5, "ACTIVE"), (False, 0, "CANCELLED")
+
+
+def test_a_first_purchase_is_told_without_the_address(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    order = world.receive()
+
+    world.run(order)
+
+    sub = world.user().sub
+    assert world.bus.notices == [
+        {
+            "id": f"{sub}-1",
+            "sub": sub,
+            "customer": "cus_first",
+            "before": None,
+            "after": {"enabled": True, "dapp_limit": 3, "payment_status": "ACTIVE"},
+            "reason": "sub_cus_first active",
+            "event_id": order.event_id,
+            "at": world.clock.now,
+        }
+    ]
+    assert world.bus.messages == []
+
+
+def test_each_notice_begins_where_the_one_before_it_ended(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.happens()
+    world.happens()  # a renewal is no change
+    world.billing.subscribe("cus_first", 5)
+    world.happens()
+    world.billing.change_status("cus_first", "canceled")
+    world.happens()
+    world.happens()
+    world.billing.subscribe("cus_first", 3)
+    world.happens()
+
+    assert world.bus.changes == [(None, BOUGHT), (BOUGHT, RAISED), (RAISED, LAPSED), (LAPSED, BOUGHT)]
+    assert [each["id"] for each in world.bus.notices] == [f"{world.user().sub}-{n}" for n in (1, 2, 3, 4)]
+
+
+def test_a_burst_of_runs_tells_a_purchase_once(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+
+    for execution in [world.start(world.receive()) for _ in range(5)]:
+        assert world.wait_for(execution).status == "SUCCEEDED"
+
+    assert world.bus.changes == [(None, BOUGHT)]
+
+
+def test_a_change_that_somebody_else_told_meanwhile_is_not_told_again(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    stands = {"enabled": True, "dapp_limit": 3, "payment_status": "ACTIVE"}
+    world.meanwhile("CreateUser", lambda: None)
+    world.meanwhile("MarkFulfilled", lambda: world.ledger.told(world.user().sub, stands, 1))
+
+    world.happens()
+
+    assert world.bus.notices == []
+
+
+def test_what_is_told_is_how_the_user_stands_when_it_is_told(world: World) -> None:
+    """Somebody disables the user between the run's last look and its end."""
+    world.add_payer()
+    world.billing.subscribe("cus_first", 5)
+    world.meanwhile("MarkFulfilled", lambda: world.disable_by_hand(world.user().sub))
+
+    world.happens()
+    assert world.bus.changes == [(BOUGHT, (False, 5, "ACTIVE"))]
+
+    world.happens()
+    assert len(world.bus.changes) == 1
+
+
+def test_an_adopted_users_notices_begin_with_how_they_stood_before(world: World) -> None:
+    world.add_user(num_dapps="1", payment_status="GIFT")
+    world.billing.subscribe("cus_stranger", 3)
+    world.happens("cus_stranger")
+    world.billing.change_status("cus_stranger", "canceled")
+    world.happens("cus_stranger")
+
+    before = (True, 1, "GIFT")
+    assert world.bus.changes == [(before, BOUGHT), (BOUGHT, before)]
+
+
+def test_a_purchase_that_changes_nothing_for_an_adopted_user_is_not_told(world: World) -> None:
+    world.add_user(num_dapps="10", payment_status="ACTIVE")
+    world.billing.subscribe("cus_stranger", 3)
+
+    assert world.happens("cus_stranger").path == (*LOOK, "LinkUser", *DONE)
+    assert world.bus.notices == []
+
+
+def test_while_nobody_can_be_told_the_order_stays_open_and_later_it_is_told_once(world: World) -> None:
+    world.billing.subscribe("cus_first", 3)
+    world.bus.error = EndpointConnectionError(endpoint_url="https://events.example.com")
+    order = world.receive()
+
+    ended = world.run(order)
+
+    assert (ended.path[-3:], ended.error) == (("MarkFulfilled", *FAILED), "NoticeUnavailable")
+    assert world.user().enabled  # who pays need not wait for those who listen
+    assert world.order(order.event_id)["state"] == "UNFULFILLED"
+    world.bus.error = None
+    assert world.runs_again(order).path == DONE
+    assert world.bus.changes == [(None, BOUGHT)]
+
+
+def test_a_bus_that_is_not_there_is_an_error_at_once(world: World) -> None:
+    first_purchase(world)
+    world.bus.error = ClientError({"Error": {"Code": "ResourceNotFoundException"}}, "PutEvents")
+
+    ended = world.happens()
+
+    assert (ended.error, world.waits) == ("NoticeRejected", [])
+
+
+def test_a_notice_whose_run_was_killed_is_told_again_under_the_same_id(world: World) -> None:
+    first_purchase(world)
+    deaths = [killed]
+
+    def dies_once() -> None:
+        if deaths:
+            deaths.pop()()
+
+    world.bus.then = dies_once
+
+    assert world.happens().status == "SUCCEEDED"
+    assert world.bus.changes == [(None, BOUGHT)] * 2
+    assert {each["id"] for each in world.bus.notices} == {f"{world.user().sub}-1"}
+
+
+def test_a_notice_whose_run_was_killed_comes_before_any_other(world: World) -> None:
+    """Whoever hears the first of the two only once must not take the second for its repetition."""
+    first_purchase(world)
+    deaths = [killed]
+
+    def dies_once() -> None:
+        if deaths:
+            world.meanwhile("MarkFulfilled", lambda: world.disable_by_hand(world.user().sub))
+            deaths.pop()()
+
+    world.bus.then = dies_once
+
+    assert world.happens().status == "SUCCEEDED"
+    assert world.bus.changes == [(None, BOUGHT), (None, BOUGHT), (BOUGHT, (False, 3, "ACTIVE"))]
+    assert [each["id"][-2:] for each in world.bus.notices] == ["-1", "-1", "-2"]
+
+
+def test_the_address_is_told_only_if_the_operator_says_so(world: World) -> None:
+    world.parameter("MarkFulfilled", "WITH_EMAIL", True)
+    first_purchase(world)
+
+    world.happens()
+
+    assert [each["email"] for each in world.bus.notices] == [EMAIL]
+
+
+def test_the_older_contract_is_kept_where_there_is_a_topic(world: World) -> None:
+    world.parameter("MarkFulfilled", "TOPIC", "topic")
+    first_purchase(world)
+    world.happens()
+    world.happens()
+    world.billing.change_status("cus_first", "canceled")
+    world.happens()
+
+    assert world.bus.messages == [
+        {"event": "PAYMENT_STATUS", "status": status, "email": EMAIL} for status in ("ACTIVE", "CANCELLED")
+    ]
+    assert not any("email" in each for each in world.bus.notices)
+
+
+# ------------------------------------------------------------------ what the operator decides
+
+
+@pytest.mark.parametrize(("status", "counted"), [("active", 1), ("canceled", 0)])
+def test_who_pays_without_getting_anything_for_it_is_counted(world: World, status: str, counted: int) -> None:
+    held = world.add_payer("cus_held")
+    world.disable_by_hand(held)
+    world.add_user(NEW_EMAIL, linked=("cus_comped",), payment_provider="ADMIN")
+    world.billing.subscribe("cus_held", 3, status=status)
+    world.billing.subscribe("cus_comped", 3, status=status, email=NEW_EMAIL)
+
+    for customer in ("cus_held", "cus_comped"):
+        world.happens(customer)
+
+    assert (world.counted["HeldPaying"], world.counted["CompedPaying"]) == (counted, counted)
+
+
+def test_an_adopted_user_who_is_governed_is_treated_like_our_own(world: World) -> None:
+    world.parameter("LookupUser", "GOVERN", True)
+    sub = world.add_user(num_dapps="10", payment_status="ACTIVE")
+    world.billing.subscribe("cus_first", 3)
+    world.happens()
+    assert world.user(sub).limit == "3"
+
+    world.billing.change_status("cus_first", "canceled")
+    assert world.happens().path == (*LOOK, "DisableUser", *DONE)
+    assert (world.user(sub).enabled, world.user(sub).disabled_by) == (False, "billing")
+
+    world.billing.subscribe("cus_first", 3)
+    assert world.happens().path == (*LOOK, "EnableUser", *DONE)
+    assert (world.user(sub).enabled, world.user(sub).limit) == (True, "3")
+
+
+def test_a_user_who_is_governed_is_not_taken_away_by_a_stranger_who_never_paid(world: World) -> None:
+    world.parameter("LookupUser", "GOVERN", True)
+    sub = world.add_user(num_dapps="10")
+    world.billing.subscribe("cus_stranger", 3, status="canceled")
+
+    assert world.happens("cus_stranger").path == DONE
+    assert (world.user(sub).enabled, world.user(sub).limit) == (True, "10")
+
+
 # ------------------------------------------------------------------ killed in the middle
 
 
@@ -754,6 +1299,8 @@ def _an_unusable_email(world: World) -> None:
         _a_lambda_that_dies,
         _a_defect_that_quotes_the_email,
         _an_unusable_email,
+        invitation_expired,
+        new_address,
     ],
 )
 def test_an_execution_leaves_no_personal_data_behind(world: World, arrange: Callable[[World], None]) -> None:
@@ -777,8 +1324,10 @@ def test_an_execution_leaves_no_personal_data_behind(world: World, arrange: Call
         (upgrade, 9),
         (lapse, 9),
         (recovery, 9),
+        (invitation_expired, 9),
+        (new_address, 9),
     ],
-    ids=["renewal", "create", "limit change", "lapse", "recovery"],
+    ids=["renewal", "create", "limit change", "lapse", "recovery", "invitation", "new address"],
 )
 def test_a_run_takes_no_more_state_transitions_than_it_must(
     world: World, arrange: Callable[[World], object], transitions: int

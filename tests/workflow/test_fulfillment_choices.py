@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.workflow.conftest import EMAIL, World, definition, first_purchase, lapse, recovery, upgrade
+from tests.local import moto_fixes
+from tests.workflow.conftest import (
+    EMAIL,
+    World,
+    definition,
+    first_purchase,
+    invitation_expired,
+    lapse,
+    new_address,
+    recovery,
+    upgrade,
+)
 
 DEFINITION = definition()
 DECISION = DEFINITION["States"]["DecideAccess"]
@@ -59,6 +70,18 @@ def _has_no_limit_yet(world: World) -> None:
     world.add_user(linked=("cus_first",), payment_status="ACTIVE", payment_provider="STRIPE")
 
 
+def _mail_did_not_leave(world: World) -> None:
+    moto_fixes.mail.fail(1)
+    world.billing.subscribe("cus_first", 3)
+    world.happens()
+    world.clock.pass_by(3600)
+
+
+def _has_another_address_that_nobody_follows(world: World) -> None:
+    new_address(world)
+    world.parameter("LookupUser", "FOLLOW", False)
+
+
 def _lapsed_long_ago(world: World) -> None:
     world.add_lapsed()
 
@@ -79,8 +102,12 @@ BRANCHES: list[tuple[int, Callable[[World], object]]] = [
     (7, upgrade),
     (7, _pays_late),
     (7, _has_no_limit_yet),
-    (8, World.add_payer),
-    (8, _lapsed_long_ago),
+    (8, invitation_expired),
+    (8, _mail_did_not_leave),
+    (9, new_address),
+    (10, World.add_payer),
+    (10, _lapsed_long_ago),
+    (10, _has_another_address_that_nobody_follows),
 ]
 
 
@@ -132,6 +159,12 @@ def test_every_state_is_reached(world: World) -> None:
     run()  # EnableUser
     world.billing.subscribe("cus_second", 1)
     reached.update(world.happens("cus_second").path)  # LinkUser
+    world.clock.pass_by(8 * 86_400)
+    run()  # ResendInvitation
+    world.parameter("LookupUser", "FOLLOW", True)
+    for email in ("thirdmailbox@markeddomain.example", "fourthmailbox@markeddomain.example"):
+        world.billing.subscribe("cus_third", 1, email=email)
+        reached.update(world.happens("cus_third").path)  # CreateUser, then ChangeEmail
     world.fail("LookupUser", "CognitoRejected")
     run()  # MarkUnfulfilled
 

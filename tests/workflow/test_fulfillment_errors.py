@@ -10,7 +10,9 @@ from tests.workflow.conftest import (
     World,
     definition,
     first_purchase,
+    invitation_expired,
     lapse,
+    new_address,
     purchase_with_a_users_email,
     recovery,
     upgrade,
@@ -36,6 +38,8 @@ REACHED_WHEN: dict[str, Callable[[World], object]] = {
     "EnableUser": recovery,
     "DisableUser": lapse,
     "SetDappLimit": upgrade,
+    "ResendInvitation": invitation_expired,
+    "ChangeEmail": new_address,
     "MarkFulfilled": World.add_payer,
     "MarkUnfulfilled": _fails,
 }

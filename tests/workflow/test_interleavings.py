@@ -13,8 +13,10 @@ import pytest
 
 from gateway import telemetry
 from gateway.access import User
+from gateway.events import Mark
 from gateway.ledger import Party, Person
-from tests.workflow.machine import FakeLedger, Handlers, Scenario, World, explore
+from gateway.step import shape
+from tests.workflow.machine import CHARGE, FakeLedger, Handlers, Scenario, World, explore
 
 EMAIL = "buyer@example.com"
 
@@ -27,7 +29,7 @@ def with_user(status: str, quantity: int, user: User) -> World:
     world = no_user(status, quantity)
     world.users["sub-0"] = (EMAIL, user)
     world.parties["cus_1"] = Party("cus_1", "sub-0", EMAIL, EMAIL, subscribed=True)
-    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted={"sub_0": 3})
+    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted={"sub_0": 3}, told=shape(user.facts()))
     return world
 
 
@@ -74,6 +76,10 @@ def is_banned(world: World) -> bool:
     return not user.enabled and user.disabled_by == "operator"
 
 
+def refund(world: World) -> None:
+    world.refunded = True
+
+
 def nothing(world: World) -> None:
     """The second event tells nothing new."""
 
@@ -92,6 +98,10 @@ def has_nothing(world: World) -> bool:
     return not user.enabled and user.disabled_by == "billing" and user.dapp_limit == 0
 
 
+def nobody_has_access(world: World) -> bool:
+    return not any(user.enabled for _, user in world.users.values())
+
+
 RENEWED = Scenario(
     "canceled, then subscribed again", lambda: with_user("canceled", 3, ENABLED), "cus_1", "cus_1", subscribe, has(5)
 )
@@ -104,6 +114,10 @@ BANNED = Scenario(
     is_banned,
     under_lease=True,
 )
+BOUGHT = Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing, has(3, mails=1))
+REFUNDED = Scenario(
+    "raised, then refunded", lambda: with_user("active", 5, ENABLED), "cus_1", CHARGE, refund, has_nothing
+)
 SCENARIOS = [
     RENEWED,
     BANNED,
@@ -112,18 +126,23 @@ SCENARIOS = [
     ),
     Scenario("raised, then canceled", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", cancel, has_nothing),
     Scenario("raised twice", lambda: with_user("active", 4, ENABLED), "cus_1", "cus_1", raise_to_five, has(5)),
-    Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing, has(3, mails=1)),
+    BOUGHT,
     Scenario("two customers, one address", no_user, "cus_1", "cus_2", return_as_new_customer, has(5, mails=1)),
     Scenario("two customers of a user deleted by hand", deleted_by_hand, "cus_1", "cus_2", nothing, has(5, mails=1)),
+    REFUNDED,
+    Scenario("bought, then refunded", no_user, "cus_1", CHARGE, refund, nobody_has_access),
     Scenario("one customer, two addresses (case 29)", no_user, "cus_1", "cus_1", change_email, has(3, mails=1)),
 ]
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+def quiet(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a million log lines and metrics help nobody."""
-    silent = SimpleNamespace(append_keys=lambda **_: None, info=lambda *_, **__: None, warning=lambda *_, **__: None)
+    silent = SimpleNamespace(**dict.fromkeys(("append_keys", "info", "warning", "error"), lambda *_, **__: None))
     monkeypatch.setattr("gateway.step.logger", silent)
+    for module in handlers.values():
+        if hasattr(module, "logger"):
+            monkeypatch.setattr(module, "logger", silent)
     monkeypatch.setattr(telemetry.metrics.provider, "flush_metrics", lambda **_: None)
     monkeypatch.setattr(telemetry.metrics, "add_metric", lambda *_: None)
 
@@ -135,7 +154,7 @@ def test_every_interleaving_ends_at_stripes_truth(scenario: Scenario, handlers: 
     assert result.wrong == []
 
 
-# Two customers make six million states with a kill: minutes, so they are explored by `make test-exhaustive`.
+# Two customers make millions of states with a kill: minutes, so they are explored by `make test-exhaustive`.
 WITH_KILLS = [
     pytest.param(each, id=each.name, marks=[pytest.mark.exhaustive] if each.then is return_as_new_customer else [])
     for each in SCENARIOS
@@ -153,7 +172,7 @@ def test_every_interleaving_with_a_kill_at_every_point_ends_at_stripes_truth(
 
 def test_without_the_lease_a_payer_ends_disabled_for_ever(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeLedger, "acquire", lambda self, subject, owner, now: None)
-    locked_out = explore(RENEWED, handlers).wrong
+    locked_out = explore(RENEWED, handlers, until_wrong=True).wrong
     assert locked_out, "the exploration cannot see the race that the lease closes"
 
 
@@ -162,7 +181,7 @@ def test_without_reading_the_user_again_under_the_lease_harm_is_done(
 ) -> None:
     unread = SimpleNamespace(facts=lambda: ANY)
     monkeypatch.setattr(handlers["EnableUser"], "user_of", lambda party, users: unread)
-    assert explore(BANNED, handlers).wrong, "the exploration cannot see what the second look prevents"
+    assert explore(BANNED, handlers, until_wrong=True).wrong, "the exploration cannot see what the second look prevents"
 
 
 def test_without_the_claim_a_killed_creation_leaves_a_user_nobody_owns(
@@ -170,4 +189,45 @@ def test_without_the_claim_a_killed_creation_leaves_a_user_nobody_owns(
 ) -> None:
     monkeypatch.setattr(FakeLedger, "claim_email", lambda self, party, email: None)
     scenario = next(each for each in SCENARIOS if "case 29" in each.name)
-    assert explore(scenario, handlers, kills=1).wrong, "the exploration cannot see two users of one customer"
+    assert explore(scenario, handlers, kills=1, until_wrong=True).wrong, (
+        "the exploration cannot see two users of one customer"
+    )
+
+
+def test_without_the_lease_a_purchase_is_told_twice(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
+    acquire = FakeLedger.acquire
+
+    def only_to_write_to_the_user(self: FakeLedger, subject: str, owner: str, now: int) -> None:
+        if subject not in self.world.users:  # once the user is there, nothing is left to do but tell it
+            acquire(self, subject, owner, now)
+
+    monkeypatch.setattr(FakeLedger, "acquire", only_to_write_to_the_user)
+    assert explore(BOUGHT, handlers, until_wrong=True).wrong, "the exploration cannot see two notices of one change"
+
+
+def test_a_notice_that_is_not_written_down_first_is_followed_by_one_that_contradicts_it(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeLedger, "telling", lambda self, sub, notice: None)
+    assert explore(BANNED, handlers).wrong == []
+    assert explore(BANNED, handlers, kills=1, until_wrong=True).wrong, "the exploration cannot see notices out of order"
+
+
+def test_a_refund_that_is_assigned_before_it_is_remembered_is_lost(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run, which does not know of it, closes its order; then the one that was to keep it is killed."""
+    remember, assign = FakeLedger.remember_mark, FakeLedger.assign
+
+    def assign_instead(self: FakeLedger, party: str, mark: Mark) -> None:
+        assign(self, "evt_2", party, 0)
+
+    def remember_instead(self: FakeLedger, event_id: str, party: str, now: int) -> None:
+        remember(self, party, Mark(CHARGE, "refund", CHARGE, "sub_0"))
+
+    monkeypatch.setattr(FakeLedger, "remember_mark", assign_instead)
+    monkeypatch.setattr(FakeLedger, "assign", remember_instead)
+    assert explore(REFUNDED, handlers).wrong == []
+    assert explore(REFUNDED, handlers, kills=1, until_wrong=True).wrong, (
+        "the exploration cannot see a refund that nobody applies"
+    )
