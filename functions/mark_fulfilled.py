@@ -7,7 +7,9 @@ raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, Ledge
         NoticeUnavailable (passing); NoticeRejected (lasting)
 """
 
+import json
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -38,7 +40,7 @@ def handler(run: Run) -> dict[str, Any]:
     person = ledger.person(run.sub) if run.user.linked else None
     if person is not None:
         _settle(run, person)
-        if person.told != shape(run.seen):
+        if person.telling is not None or person.told != shape(run.seen):
             _tell(run, outcome, now)
     ending = {"execution": run.execution, "outcome": outcome, "reason": run.access.reason, **run.change_so_far}
     closed = 0
@@ -67,29 +69,39 @@ def _tell(run: Run, outcome: str, now: int) -> None:
     """Publish how the user's access changed since it was published last.
 
     Under the lease, with the user read once more: concurrent runs of one purchase tell it once, and none tells what is
-    no longer so. A kill between publishing and writing it down repeats the notice, with the same id.
+    no longer so. A notice is written down before it is published: after a kill the same one is published again, with
+    its id, before any other.
     """
     with ledger.lease(run.sub, run.owner, now):
         person, user = ledger.person(run.sub), users.get(run.sub)
         after = shape(user.facts()) if user is not None else None
-        if person is None or after is None or person.told == after:
+        if person is None or after is None:
+            return
+        told, tellings = person.told, person.tellings
+        if person.telling is not None:
+            notice = json.loads(person.telling)
+            _publish(run.sub, notice, tellings + 1)
+            told, tellings = notice["after"], tellings + 1
+        if told == after:
             return
         reason = run.access.reason if outcome in ("enabled", "disabled") else f"{outcome}; {run.access.reason}"
-        email = users.email(run.sub) if WITH_EMAIL or TOPIC is not None else None
-        # First, because its repetitions can be told by their id.
-        notices.publish(
-            {
-                "id": f"{run.sub}-{person.tellings + 1}",
-                "sub": run.sub,
-                **({"email": email} if WITH_EMAIL else {}),
-                "customer": run.customer_id,
-                "before": person.told,
-                "after": after,
-                "reason": reason,
-                "event_id": run.event_id,
-                "at": now,
-            }
-        )
-        if TOPIC is not None and email is not None:
-            notices.message(after["payment_status"], email)
-        ledger.told(run.sub, after, person.tellings + 1)
+        notice = {
+            "id": f"{run.sub}-{tellings + 1}",
+            "sub": run.sub,
+            **({"email": users.email(run.sub)} if WITH_EMAIL else {}),
+            "customer": run.customer_id,
+            "before": told,
+            "after": after,
+            "reason": reason,
+            "event_id": run.event_id,
+            "at": now,
+        }
+        ledger.telling(run.sub, json.dumps(notice))
+        _publish(run.sub, notice, tellings + 1)
+
+
+def _publish(sub: str, notice: Mapping[str, Any], tellings: int) -> None:
+    notices.publish(notice)  # first, because its repetitions can be told by their id
+    if TOPIC is not None:
+        notices.message(notice["after"]["payment_status"], users.email(sub))
+    ledger.told(sub, notice["after"], tellings)

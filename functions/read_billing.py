@@ -53,7 +53,7 @@ def handler(run: Run) -> dict[str, Any]:
     if run.passes >= MAX_PASSES:
         raise DidNotConverge(f"{MAX_PASSES} looks and still something is missing: who else writes to this user?")
     read_at = int(time.time())
-    payer = _payer(run, read_at)
+    payer = _payer(run)
     if payer is None:
         return _answer(run, read_at, [run.party], decide((), (), read_at, POLICY))
     party = ledger.party(payer)
@@ -85,7 +85,7 @@ def _answer(run: Run, read_at: int, parties: list[str], access: Access) -> dict[
     return {"pass": run.passes + 1, "read_at": read_at, "parties": parties, "access": asdict(access)}
 
 
-def _payer(run: Run, now: int) -> str | None:
+def _payer(run: Run) -> str | None:
     """Whose billing is to be read; None: nobody's, the charge was paid outside Checkout and without a customer.
 
     A refund, dispute or fraud warning names only a charge: Stripe knows who paid it.
@@ -104,7 +104,7 @@ def _payer(run: Run, now: int) -> str | None:
         return None
     pays = charged.pays if charged.whole or told.kind != "refund" else None
     ledger.remember_mark(payer, replace(told, pays=pays, until=charged.until))
-    ledger.assign(run.event_id, payer, now)
+    ledger.assign(run.event_id, payer, int(time.time()))  # after the mark is known, not when this run began to read
     return payer
 
 

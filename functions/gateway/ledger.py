@@ -112,7 +112,8 @@ class Person:
 
     `granted`: what each subscription gave last (access.Access.units). `before`: set when the user existed before their
     first purchase ("adopted"). `told`: how the user stood when a change was published last (an adopted one: when they
-    were adopted), `tellings`: how often that was.
+    were adopted), `tellings`: how often that was. `telling`: the notice (JSON) that was to be published after that;
+    whether it was is known to nobody.
     """
 
     sub: str
@@ -123,6 +124,7 @@ class Person:
     invitation: Invitation = field(default_factory=Invitation)
     told: Mapping[str, Any] | None = None
     tellings: int = 0
+    telling: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -407,6 +409,7 @@ class Ledger:
             _invitation(row.get("invitation")),
             {**told, "dapp_limit": int(told["dapp_limit"])} if told else None,
             int(row.get("tellings", 0)),
+            row.get("telling"),
         )
 
     def link(
@@ -476,11 +479,15 @@ class Ledger:
             _key(f"PERSON#{sub}", "PERSON"), "SET invitation = :invitation", {":invitation": asdict(invitation)}
         )
 
+    def telling(self, sub: str, notice: str) -> None:
+        """Keep a notice that is about to be published: whoever comes after a kill publishes the very same again."""
+        self._change(_key(f"PERSON#{sub}", "PERSON"), "SET telling = :notice", {":notice": notice})
+
     def told(self, sub: str, shape: Mapping[str, Any], tellings: int) -> None:
         """Keep how the user stood when a change was published, and the how-manieth that was; a later one stays."""
         self._change(
             _key(f"PERSON#{sub}", "PERSON"),
-            "SET told = :told, tellings = :tellings",
+            "SET told = :told, tellings = :tellings REMOVE telling",
             {":told": shape, ":tellings": tellings},
             "attribute_not_exists(tellings) OR tellings < :tellings",
         )
