@@ -347,11 +347,13 @@ def _past_due(
     granted: Mapping[str, int],
 ) -> _Verdict:
     name, since = subscription.id, subscription.first_unpaid
-    if since is None and (subscription.period_start is None or now < subscription.period_start + policy.grace):
-        # Paid between our two reads, or not tried yet: nothing may be taken away for that.
-        unclear = f"{label}, but no invoice is open"
-        return _Verdict(name, None, "LAPSED", unclear, until=now + LOOK_AGAIN, undecided=True, alarms=(unclear,))
-    end = (since if since is not None else subscription.period_start or 0) + policy.grace
+    if since is None:
+        since = subscription.period_start
+        if since is None or now < since + policy.grace:
+            # Paid between our two reads, or not tried yet: nothing may be taken away for that.
+            unclear = f"{label}, but no invoice is open"
+            return _Verdict(name, None, "LAPSED", unclear, until=now + LOOK_AGAIN, undecided=True, alarms=(unclear,))
+    end = since + policy.grace
     if now >= end:
         return _Verdict(name, False, "FAILED", f"{label}, grace is over")
     verdict = _with_units(_Verdict(name, True, "LAPSED", f"{label}, in grace", until=end), mapped)
@@ -376,16 +378,22 @@ def _marked(verdict: _Verdict, marks: Iterable[Mark], policy: Policy) -> _Verdic
     """The verdict in the light of the marks on what it is about. A no stays what it is."""
     if verdict.wanted is False:
         return verdict
+    alarms, until = list(verdict.alarms), verdict.until
+    revoked: dict[Status, str] = {}
     for mark in marks:
         reaction: Reaction = getattr(policy, mark.kind)
+        reason = f"{verdict.reason}, but {mark.kind.replace('_', ' ')} ({mark.id})"
         if mark.of != verdict.id or reaction == "ignore":
             continue
-        reason = f"{verdict.reason}, but {mark.kind.replace('_', ' ')} ({mark.id})"
-        if reaction == "revoke":
-            status: Status = "CANCELLED" if mark.kind in ("refunded", "customer_deleted") else "FAILED"
-            return _Verdict(verdict.id, False, status, reason, until=mark.until)
-        verdict = replace(verdict, alarms=(*verdict.alarms, reason))
-    return verdict
+        if reaction == "flag":
+            alarms.append(reason)
+            continue
+        revoked["CANCELLED" if mark.kind in ("refunded", "customer_deleted") else "FAILED"] = reason
+        until = _earlier(until, mark.until)
+    if not revoked:
+        return replace(verdict, alarms=tuple(alarms))
+    worst = min(revoked, key=_WORST_FIRST.index)
+    return _Verdict(verdict.id, False, worst, revoked[worst], until=until, alarms=tuple(alarms))
 
 
 def _with_units(verdict: _Verdict, mapped: list[Item]) -> _Verdict:

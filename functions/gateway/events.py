@@ -140,7 +140,8 @@ def envelope(event: object) -> Envelope:
     if not isinstance(livemode, bool):
         raise UnreadableEnvelope("livemode is missing")
     data = event.get("data")
-    content = data.get("object") if isinstance(data, Mapping) else None
+    data = data if isinstance(data, Mapping) else {}
+    content = data.get("object")
     if not isinstance(content, Mapping):
         raise UnreadableEnvelope("data.object is missing")
     account = event.get("account")
@@ -149,7 +150,7 @@ def envelope(event: object) -> Envelope:
     object_id = content.get("id")
     if event_type in _READERS and not (isinstance(object_id, str) and object_id):
         raise UnreadableEnvelope("data.object.id is missing")
-    previous = data.get("previous_attributes") if isinstance(data, Mapping) else None
+    previous = data.get("previous_attributes")
     return Envelope(event_id, event_type, livemode, account, content, previous if isinstance(previous, Mapping) else {})
 
 
@@ -249,10 +250,10 @@ def _of_mark(event: Envelope) -> Order:
     """A charge, or what names one. Whose it is must be asked of Stripe: most of these objects name no customer."""
     content = event.object
     charge = _id(content, "id" if event.type == "charge.refunded" else "charge")
-    refund = mark(event.type, "", charge).kind == "refund"
+    found = mark(event.type, _id(content, "id"), charge)
     return _order(
         event,
-        "returned" if refund else "paid",
+        "returned" if found.kind == "refund" else "paid",
         customer_id=None,
         amount=_whole(content, "amount_refunded" if event.type == "charge.refunded" else "amount"),
         charge=charge,
@@ -325,7 +326,6 @@ def _of_legacy_return(event: Envelope) -> Order:
         order_id=order_id,
         customer_id=None,
         amount=_whole(content, "amount"),
-        updated=created,
         purchase=Purchase(order_id, "returned", _version(created, "returned"), ()),
     )
 
@@ -508,7 +508,7 @@ def _text(content: object, key: str) -> str | None:
 
 def _clean(text: str) -> str:
     """Bounded, and without the lone surrogates that JSON can carry and no database can."""
-    return text[:_TEXT].encode("utf-8", "replace").decode()
+    return text[:_TEXT].encode(errors="replace").decode()
 
 
 def _whole(content: Mapping[str, Any], key: str) -> int | None:

@@ -36,21 +36,27 @@ class Account(Protocol):
 class Verdict:
     """What one subscription or purchase says. `wanted` None: it cannot be told. `units`: any of these is right.
 
-    `undecided`: it is alive, but not all of its units can be told.
+    `undecided`: it is alive, but not all of its units can be told. `or_status`: as right as `status`, where several
+    marks speak against one thing; the rules do not say which of them counts.
     """
 
     wanted: bool | None
     status: str
     units: frozenset[int] = frozenset({0})
     undecided: bool = False
+    or_status: str | None = None
+
+    @property
+    def statuses(self) -> set[str]:
+        return {self.status, self.or_status or self.status}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How a person should stand; `limits`: any of these is right, and any higher one `or_more`."""
+    """How a person should stand; any of `statuses` and `limits` is right, and any higher limit `or_more`."""
 
     wanted: bool | None
-    status: str
+    statuses: frozenset[str] = frozenset()
     limits: frozenset[int] = frozenset()
     or_more: bool = False
 
@@ -73,17 +79,20 @@ class Oracle:
         if yes:
             sums = {min(sum(some), MAX_DAPPS) for some in itertools.product(*(each.units for each in yes))}
             status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
-            return Expected(True, status, frozenset(sums), or_more=undecided)
+            return Expected(True, frozenset({status}), frozenset(sums), or_more=undecided)
         if no and not undecided:
-            return Expected(False, min((each.status for each in no), key=WORST_FIRST.index), frozenset({0}))
-        return Expected(None, "")
+            together = itertools.product(*(each.statuses for each in no))
+            return Expected(False, frozenset(min(some, key=WORST_FIRST.index) for some in together), frozenset({0}))
+        return Expected(None)
 
     def verdicts(self, party: str) -> list[Verdict]:
         """What a customer, or a guest's order, says."""
         found = [*map(self.purchase, self._sessions(party)), *map(self.subscription, self._subscriptions(party))]
         told = [each for each in found if each is not None]
         if self.objects["customer"].get(party, {}).get("deleted"):
-            return [Verdict(False, "CANCELLED")] if told else []
+            # What gave access gives none any more; what gave none stays what it is.
+            stays = [replace(each, or_status="CANCELLED") for each in told if each.wanted is False]
+            return [Verdict(False, "CANCELLED"), *stays]
         return told
 
     def _sessions(self, party: str) -> list[Json]:
@@ -101,9 +110,8 @@ class Oracle:
         units = [self.units(line["price"], line["quantity"]) for line in self.account.session_items[session["id"]]]
         if session["payment_status"] not in SETTLED or not any(u is not None for u in units):
             return None
-        revoked = self._revoked([session["payment_intent"]])
-        if revoked is not None:
-            return Verdict(False, revoked)
+        if revoked := self._revoked([session["payment_intent"]]):
+            return _no(revoked)
         return Verdict(True, "ACTIVE", frozenset({sum(each or 0 for each in units)}))
 
     def subscription(self, subscription: Json) -> Verdict | None:
@@ -130,7 +138,7 @@ class Oracle:
         if verdict.wanted and forgotten:
             verdict = replace(verdict, wanted=True if told else None, undecided=True)
         revoked = self._revoked_in_its_period(subscription)
-        return Verdict(False, revoked) if revoked is not None and verdict.wanted is not False else verdict
+        return _no(revoked) if revoked and verdict.wanted is not False else verdict
 
     def _running(self, subscription: Json, units: int) -> Verdict:
         end = subscription["cancel_at"]
@@ -194,18 +202,18 @@ class Oracle:
 
     # -------------------------------------------------------------- marks
 
-    def _revoked_in_its_period(self, subscription: Json) -> str | None:
+    def _revoked_in_its_period(self, subscription: Json) -> set[str]:
         """By what speaks against a charge that paid for a period which still runs."""
         running = [each for each in self._invoices(subscription) if self.now < self._period_end(each)]
-        statuses = {self._revoked(self._intents(each), change=each["billing_reason"] == CHANGE) for each in running}
-        return next((status for status in WORST_FIRST if status in statuses), None)
+        marks = [self._revoked(self._intents(each), change=each["billing_reason"] == CHANGE) for each in running]
+        return set().union(*marks)
 
     def _intents(self, invoice: Json) -> list[str]:
         payments = self.objects["invoice_payment"].values()
         return [each["payment"]["payment_intent"] for each in payments if each["invoice"] == invoice["id"]]
 
-    def _revoked(self, intents: Iterable[str | None], *, change: bool = False) -> str | None:
-        """The status that the marks of these payments' charges bring; None when none revokes.
+    def _revoked(self, intents: Iterable[str | None], *, change: bool = False) -> set[str]:
+        """The statuses that the marks of these payments' charges bring; none when none revokes.
 
         A dispute that is open or won, a part of a refund, the refund of a `change` in the middle of a period and a
         fraud warning revoke nothing.
@@ -213,9 +221,8 @@ class Oracle:
         intents = set(intents) - {None}
         charges = [each for each in self.objects["charge"].values() if each["payment_intent"] in intents]
         lost = {each["charge"] for each in self.objects["dispute"].values() if each["status"] == "lost"}
-        if any(each["id"] in lost for each in charges):
-            return "FAILED"
-        return "CANCELLED" if any(each["refunded"] for each in charges) and not change else None
+        refunded = {"CANCELLED" for each in charges if each["refunded"] and not change}
+        return refunded | {"FAILED" for each in charges if each["id"] in lost}
 
     # -------------------------------------------------------------- details
 
@@ -298,6 +305,10 @@ class Oracle:
         return False
 
 
+def _no(statuses: set[str]) -> Verdict:
+    return Verdict(False, max(statuses), or_status=min(statuses))
+
+
 # ------------------------------------------------------------------ the judgement
 
 
@@ -358,9 +369,9 @@ def _wrong_user(oracle: Oracle, user: User, parties: list[str], deeds: Deeds) ->
     elif not parties:
         return [f"{user.email} was made by the gateway and is nobody's"]
     elif expected.wanted:
-        right = {(True, limit, expected.status, "") for limit in expected.limits}
+        right = {(True, limit, status, "") for limit in expected.limits for status in expected.statuses}
     else:
-        right = {(False, 0, expected.status, "billing")}
+        right = {(False, 0, status, "billing") for status in expected.statuses}
     if expected.wanted is None and frozen is None:
         return []  # left as they are
     if expected.or_more and any(stands == (each[0], stands[1], *each[2:]) and stands[1] >= each[1] for each in right):
@@ -372,7 +383,9 @@ def _adopted(expected: Expected, before: Any) -> set[tuple[bool, int | None, str
     """Only ever granted to: never lower than before, and back to before in the end."""
     if not expected.wanted:
         return {before.access}
-    status = expected.status if expected.status == "ACTIVE" or not before.payment_status else before.payment_status
+    (status,) = expected.statuses
+    if status != "ACTIVE" and before.payment_status:
+        status = before.payment_status
     return {(True, max(limit, before.limit or 0), status, "") for limit in expected.limits}
 
 
