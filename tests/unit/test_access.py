@@ -602,7 +602,7 @@ class TestMark:
         bought = subscription("active", ends_at=NOW + 9)
         assert decided(bought, marks=[Mark("m_1", "refunded", "sub_1", NOW + 20)]).recheck_at == NOW + 9
 
-    @pytest.mark.parametrize("kinds", itertools.permutations(("refunded", "dispute_lost", "disputed")))
+    @pytest.mark.parametrize("kinds", [*itertools.permutations(("refunded", "dispute_lost", "disputed"))])
     def test_beside_another_the_worse_counts_and_alarms_stay(self, kinds: tuple[MarkKind, ...]) -> None:
         until = {"refunded": NOW + 5, "dispute_lost": NOW + 9, "disputed": NOW + 2}
         marks = [Mark(f"m_{kind}", kind, "sub_1", until[kind]) for kind in kinds]
