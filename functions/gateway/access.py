@@ -315,7 +315,7 @@ def _running(subscription: Subscription, mapped: list[Item], label: str, now: in
         if subscription.trial_end is not None:
             end = subscription.trial_end
             if now >= end + TRIAL_END_SLACK:
-                return _Verdict(name, False, "FAILED", f"{label}, but the trial is over")
+                return _Verdict(name, False, "FAILED", f"{label}, but the trial is over", until=until)
             until = _earlier(until, end if now < end else end + TRIAL_END_SLACK)
     elif subscription.pause:
         paused = f"{label}, collection paused ({subscription.pause})"
@@ -328,7 +328,7 @@ def _running(subscription: Subscription, mapped: list[Item], label: str, now: in
     elif subscription.written_off:
         lost = f"{label}, but its last invoice is written off"
         if policy.written_off == "revoke":
-            return _Verdict(name, False, "FAILED", lost)
+            return _Verdict(name, False, "FAILED", lost, until=until)
         if policy.written_off == "flag":
             alarms = (lost,)
     return _with_units(_Verdict(name, True, "ACTIVE", label, until=until, alarms=alarms), mapped)
