@@ -90,8 +90,8 @@ def yes(recheck_at: int | None = None, status: Status = "ACTIVE") -> Expected:
     return True, status, 5, recheck_at
 
 
-def no(status: Status) -> Expected:
-    return False, status, 0, None
+def no(status: Status, recheck_at: int | None = None) -> Expected:
+    return False, status, 0, recheck_at
 
 
 def left_alone(recheck_at: int | None = None) -> Expected:
@@ -115,6 +115,13 @@ class TestOneSubscription:
             ),
             ("trialing, ends first", "trialing", {"trial_end": NOW + 9, "ends_at": NOW + 2}, yes(NOW + 2), "trialing"),
             ("trialing, ends later", "trialing", {"trial_end": NOW + 2, "ends_at": NOW + 9}, yes(NOW + 2), "trialing"),
+            (
+                "trialing long past its end, and ending",
+                "trialing",
+                {"trial_end": NOW - TRIAL_END_SLACK, "ends_at": NOW + 5},
+                no("FAILED", NOW + 5),
+                "trialing, but the trial is over",
+            ),
             ("trialing, ended", "trialing", {"trial_end": NOW + 2, "ends_at": NOW}, no("CANCELLED"), "trialing, ended"),
             ("active", "active", {}, yes(), "active"),
             ("active, after its trial", "active", {"trial_end": NOW - DAY}, yes(), "active"),
@@ -180,11 +187,11 @@ class TestOneSubscription:
     @pytest.mark.parametrize(
         ("policy", "expected", "alarms"),
         table(
-            ("by default", {}, no("FAILED"), ()),
-            ("revoke", {"written_off": "revoke"}, no("FAILED"), ()),
+            ("by default", {}, no("FAILED", NOW + 9), ()),
+            ("revoke", {"written_off": "revoke"}, no("FAILED", NOW + 9), ()),
             ("flag", {"written_off": "flag"}, yes(NOW + 9), ("sub_1 active, but its last invoice is written off",)),
             ("ignore", {"written_off": "ignore"}, yes(NOW + 9), ()),
-            ("whatever the policy of pauses", {"paused_collection": "flag"}, no("FAILED"), ()),
+            ("whatever the policy of pauses", {"paused_collection": "flag"}, no("FAILED", NOW + 9), ()),
         ),
     )
     def test_active_but_written_off_or_voided_after_failure(
