@@ -39,16 +39,22 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-## make test-source      all tests but the exhaustive ones, with branch coverage of functions/
+MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py
+
+## make test-source      all tests but those of make test-models, with branch coverage of functions/
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile --ignore tests/workflow/test_interleavings.py --cov --cov-report=
+	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS),--ignore $(each)) --cov --cov-report=
 	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
 	.venv/bin/coverage report --fail-under=90
-	.venv/bin/pytest -n 2 -m "not exhaustive" tests/workflow/test_interleavings.py
 
-## make test-exhaustive  every interleaving with a kill at every point, for two customers too (minutes)
+## make test-models      every interleaving of two runs, and random lives of several people (minutes)
+.PHONY: test-models
+test-models: .venv/ready
+	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)
+
+## make test-exhaustive  more of make test-models: kills at every point for two customers too, ten times the lives
 .PHONY: test-exhaustive
 test-exhaustive: .venv/ready
 	.venv/bin/pytest -m exhaustive
@@ -68,7 +74,8 @@ validate: .venv-sam/ready
 test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python .venv/bin/pytest -n 2 --dist loadfile tests/e2e \
-		--ignore tests/e2e/test_demo.py --ignore tests/e2e/test_local_stack.py
+		--ignore tests/e2e/test_demo.py --ignore tests/e2e/test_local_stack.py \
+		--ignore tests/e2e/test_cases.py --ignore tests/e2e/test_notices.py
 
 ## make diagram          draws the state machine into the README
 .PHONY: diagram

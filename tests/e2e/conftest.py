@@ -158,6 +158,7 @@ class Gateway:
         self.one_time_seat = self.price({"dapps": "1"}, once=True)
         self.unmapped = self.price({}, product=self.stripe.create_product("Support")["id"])
         self._count = itertools.count(1)
+        self._due_at = 0
         self._listen()
         self.settle()
 
@@ -404,7 +405,9 @@ class Gateway:
         )
 
     def run_due(self) -> None:
-        """Run the schedules once, and what they start."""
+        """Run the schedules once, and what they start. Never twice in one second: they are minutes apart."""
+        until(lambda: int(time.time()) > self._due_at)
+        self._due_at = int(time.time())
         for name, (_, error) in self.stack.run_schedules().items():
             assert error is None, f"{name}: {error}"
         self.settle()

@@ -421,7 +421,8 @@ def test_a_guest_session_that_stripe_does_not_know_grants_nothing(gateway: Gatew
     ("kind", "envelope", "metric"),
     [
         ("customer.created", {}, "IgnoredEvent"),
-        ("invoice.upcoming", {}, "IgnoredEvent"),
+        ("invoice.upcoming", {}, "StripeNotice"),
+        ("invoice.finalization_failed", {}, "FinalizationFailed"),
         ("something.new_in_2031", {}, "IgnoredEvent"),
         ("x" * 20_000, {}, "IgnoredEvent"),
         ("customer.subscription.updated", {"livemode": True}, "WrongMode"),

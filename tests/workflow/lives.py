@@ -176,13 +176,14 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Invocation:
-    """One call of a Lambda. `replies`: what its calls to services answered until now, (value, error) each."""
+    """One call of a Lambda. `replies`: what its calls to services answered until now, and when: (value, error, moment)
+    each."""
 
     function: str
     event: Json
     owner: str
     started_at: int
-    replies: list[tuple[Any, BaseException | None]] = field(default_factory=list)
+    replies: list[tuple[Any, BaseException | None, int]] = field(default_factory=list)
     answer: Any = None
     error: str | None = None
     cause: str = ""
@@ -308,7 +309,9 @@ class World:
             "fulfillment": lambda: _Calls(Fulfillment(_Starter(self), "FulfillmentStateMachine"), call),
             "notices": lambda: _Calls(Notices(_Bus(self), "bus"), call),
             "signing": lambda: SimpleNamespace(text=lambda: WEBHOOK_SECRET, refresh=lambda: False),
-            "time": lambda: SimpleNamespace(time=lambda: self.life.invoked_at, monotonic=lambda: self.life.invoked_at),
+            "time": lambda: SimpleNamespace(
+                time=lambda: self.life.handlers_now, monotonic=lambda: self.life.handlers_now
+            ),
         }
         for name, make in adapters.items():
             if hasattr(module, name):
@@ -381,10 +384,10 @@ class Life:
     # -------------------------------------------------------------- invocations
 
     @property
-    def invoked_at(self) -> int:
-        """What the running handler's clock says: the moment of its start, as in its first life."""
+    def handlers_now(self) -> int:
+        """What the running handler's clock says: as when it came to this point for the first time."""
         assert self._running is not None
-        return self._running.started_at
+        return self._running.replies[self._made - 1][2] if self._made else self._running.started_at
 
     def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A call of the running handler to a service: replayed, made now, or not to be made yet."""
@@ -396,8 +399,11 @@ class Life:
                 raise Stopped
             self._left -= 1
             self.counts["calls"] += 1
-            replies.append(self._answered(method, *args, **kwargs))
-        value, error = replies[self._made - 1]
+            self._made -= 1  # until it is answered, the call has not been made
+            value, error = self._answered(method, *args, **kwargs)
+            replies.append((value, error, self.clock.now))
+            self._made += 1
+        value, error, _ = replies[self._made - 1]
         if error is not None:
             raise error.with_traceback(None)
         return value
@@ -535,6 +541,9 @@ class Life:
 
     def pass_by(self, seconds: int) -> None:
         """Time passes. Lambdas end at their time-out, executions at theirs."""
+        invocations = [*self.orphans, *(run.invocation for run in self.running if run.invocation is not None)]
+        if any(each.function == "MarkFulfilled" for each in invocations):
+            self.counts["stalls of MarkFulfilled"] += 1
         self.clock.now += seconds
         now = self.clock.now
         self.orphans = [each for each in self.orphans if now - each.started_at < self.world.timeouts[each.function]]

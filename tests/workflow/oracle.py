@@ -36,27 +36,21 @@ class Account(Protocol):
 class Verdict:
     """What one subscription or purchase says. `wanted` None: it cannot be told. `units`: any of these is right.
 
-    `undecided`: it is alive, but not all of its units can be told. `or_status`: as right as `status`, where several
-    marks speak against one thing; the rules do not say which of them counts.
+    `undecided`: it is alive, but not all of its units can be told.
     """
 
     wanted: bool | None
     status: str
     units: frozenset[int] = frozenset({0})
     undecided: bool = False
-    or_status: str | None = None
-
-    @property
-    def statuses(self) -> set[str]:
-        return {self.status, self.or_status or self.status}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """How a person should stand; any of `statuses` and `limits` is right, and any higher limit `or_more`."""
+    """How a person should stand; any of `limits` is right, and any higher one `or_more`."""
 
     wanted: bool | None
-    statuses: frozenset[str] = frozenset()
+    status: str = ""
     limits: frozenset[int] = frozenset()
     or_more: bool = False
 
@@ -79,10 +73,9 @@ class Oracle:
         if yes:
             sums = {min(sum(some), MAX_DAPPS) for some in itertools.product(*(each.units for each in yes))}
             status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
-            return Expected(True, frozenset({status}), frozenset(sums), or_more=undecided)
+            return Expected(True, status, frozenset(sums), or_more=undecided)
         if no and not undecided:
-            together = itertools.product(*(each.statuses for each in no))
-            return Expected(False, frozenset(min(some, key=WORST_FIRST.index) for some in together), frozenset({0}))
+            return Expected(False, _worst(each.status for each in no), frozenset({0}))
         return Expected(None)
 
     def verdicts(self, party: str) -> list[Verdict]:
@@ -91,8 +84,7 @@ class Oracle:
         told = [each for each in found if each is not None]
         if self.objects["customer"].get(party, {}).get("deleted"):
             # What gave access gives none any more; what gave none stays what it is.
-            stays = [replace(each, or_status="CANCELLED") for each in told if each.wanted is False]
-            return [Verdict(False, "CANCELLED"), *stays]
+            return [Verdict(False, "CANCELLED"), *(each for each in told if each.wanted is False)]
         return told
 
     def _sessions(self, party: str) -> list[Json]:
@@ -111,7 +103,7 @@ class Oracle:
         if session["payment_status"] not in SETTLED or not any(u is not None for u in units):
             return None
         if revoked := self._revoked([session["payment_intent"]]):
-            return _no(revoked)
+            return Verdict(False, _worst(revoked))
         return Verdict(True, "ACTIVE", frozenset({sum(each or 0 for each in units)}))
 
     def subscription(self, subscription: Json) -> Verdict | None:
@@ -138,7 +130,7 @@ class Oracle:
         if verdict.wanted and forgotten:
             verdict = replace(verdict, wanted=True if told else None, undecided=True)
         revoked = self._revoked_in_its_period(subscription)
-        return _no(revoked) if revoked and verdict.wanted is not False else verdict
+        return Verdict(False, _worst(revoked)) if revoked and verdict.wanted is not False else verdict
 
     def _running(self, subscription: Json, units: int) -> Verdict:
         end = subscription["cancel_at"]
@@ -305,8 +297,8 @@ class Oracle:
         return False
 
 
-def _no(statuses: set[str]) -> Verdict:
-    return Verdict(False, max(statuses), or_status=min(statuses))
+def _worst(statuses: Iterable[str]) -> str:
+    return min(statuses, key=WORST_FIRST.index)
 
 
 # ------------------------------------------------------------------ the judgement
@@ -369,9 +361,9 @@ def _wrong_user(oracle: Oracle, user: User, parties: list[str], deeds: Deeds) ->
     elif not parties:
         return [f"{user.email} was made by the gateway and is nobody's"]
     elif expected.wanted:
-        right = {(True, limit, status, "") for limit in expected.limits for status in expected.statuses}
+        right = {(True, limit, expected.status, "") for limit in expected.limits}
     else:
-        right = {(False, 0, status, "billing") for status in expected.statuses}
+        right = {(False, 0, expected.status, "billing")}
     if expected.wanted is None and frozen is None:
         return []  # left as they are
     if expected.or_more and any(stands == (each[0], stands[1], *each[2:]) and stands[1] >= each[1] for each in right):
@@ -383,9 +375,7 @@ def _adopted(expected: Expected, before: Any) -> set[tuple[bool, int | None, str
     """Only ever granted to: never lower than before, and back to before in the end."""
     if not expected.wanted:
         return {before.access}
-    (status,) = expected.statuses
-    if status != "ACTIVE" and before.payment_status:
-        status = before.payment_status
+    status = expected.status if expected.status == "ACTIVE" or not before.payment_status else before.payment_status
     return {(True, max(limit, before.limit or 0), status, "") for limit in expected.limits}
 
 
