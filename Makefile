@@ -41,11 +41,16 @@ lint: .venv/ready
 
 MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py
 
-## make test-source      all tests but those of make test-models, with branch coverage of functions/
+# End to end on the sources: the local stack itself, and the demo. The rest runs on what sam build made.
+E2E_SOURCE := tests/e2e/test_demo.py tests/e2e/test_local_stack.py
+E2E_BUILT := $(filter-out $(E2E_SOURCE),$(wildcard tests/e2e/test_*.py))
+
+## make test-source      unit, workflow, template and local stack, with branch coverage of functions/
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS),--ignore $(each)) --cov --cov-report=
+	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(E2E_BUILT),--ignore $(each)) \
+		--cov --cov-report=
 	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
 	.venv/bin/coverage report --fail-under=90
 
@@ -73,9 +78,8 @@ validate: .venv-sam/ready
 .PHONY: test-built
 test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
-	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python .venv/bin/pytest -n 2 --dist loadfile tests/e2e \
-		--ignore tests/e2e/test_demo.py --ignore tests/e2e/test_local_stack.py \
-		--ignore tests/e2e/test_cases.py --ignore tests/e2e/test_notices.py
+	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
+		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
 ## make diagram          draws the state machine into the README
 .PHONY: diagram

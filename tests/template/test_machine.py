@@ -465,7 +465,7 @@ BROKEN: list[tuple[Rule, Break]] = [
     (leases_outlive_their_writers, _function("CreateUserFunction", Timeout=LEASE_SECONDS - SPARE_SECONDS)),
     (
         leases_outlive_their_writers,
-        _source("mark_fulfilled.py", "ledger.told(", "users.enable(run.sub)\n        ledger.told("),
+        _source("mark_fulfilled.py", "ledger.told(", "users.enable(run.sub), ledger.told("),
     ),
     (one_name_in_five_places, _state("LookupUser", Resource="${CreateUserFunctionArn}")),
     (one_name_in_five_places, _function("LookupUserFunction", Handler="create_user.handler")),
