@@ -249,9 +249,10 @@ def decide(
     recheck_at = min((each.until for each in verdicts if each.until is not None), default=None)
     if yes:
         units = {each.id: each.units for each in yes}
+        total = sum(each.units for each in yes)
         if undecided:
             units = _kept(units, verdicts, known)
-        total = sum(units.values())
+            total = sum(units.values())
         if total > policy.max_dapps:
             alarms.add(f"limit clamped from {total} to {policy.max_dapps}")
             total = policy.max_dapps
