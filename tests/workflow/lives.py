@@ -11,7 +11,6 @@ Time is a number. Nothing here draws a die: `test_lives.py` decides what happens
 import contextlib
 import copy
 import functools
-import inspect
 import json
 import pickle
 from collections import Counter
@@ -134,7 +133,7 @@ class StripeWire(stripe.HTTPClient):
 def quicken(patch: pytest.MonkeyPatch) -> None:
     """Take out of moto what takes its time and cannot matter here: it parses and checks every expression anew,
     weighs every row and sorts the whole table for each query."""
-    parse, query = UpdateExpressionParser.make, Table.query
+    parse = UpdateExpressionParser.make
     parsed = functools.cache(lambda text: pickle.dumps(parse(text)))
     patch.setattr(UpdateExpressionParser, "make", lambda text: pickle.loads(parsed(text)))  # noqa: S301 - our own
     steps = UpdateExpressionValidator.get_ast_processors
@@ -146,28 +145,11 @@ def quicken(patch: pytest.MonkeyPatch) -> None:
         lambda self: [step for step in steps(self) if type(step).__name__ in needed],
     )
 
-    signature = inspect.signature(query)
-
-    def only(table: Any, *args: Any, **kwargs: Any) -> Any:
-        """Look at the rows of that key only."""
-        asked = signature.bind(table, *args, **kwargs).arguments
-        if asked.get("index_name") is None:
-            found = list(table.items.get(asked["hash_key"], {}).values())
-        else:
-            ((name, value),) = asked["hash_key_conditions"]
-            found = [row for row in rows(table) if name in row.attrs and row.attrs[name].value == value.value]
-        table.all_items = lambda: found
-        try:
-            return query(table, *args, **kwargs)
-        finally:
-            del table.all_items
-
     def rows(table: Any) -> list[Item]:
         return [item for items in table.items.values() for item in items.values()]
 
     patch.setattr(LimitedSizeDict, "__setitem__", dict.__setitem__)
     patch.setattr(Item, "size", lambda _: 0)
-    patch.setattr(Table, "query", only)
     patch.setattr(Table, "all_items", rows)
 
 
