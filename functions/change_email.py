@@ -13,7 +13,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from gateway import aws
 from gateway.errors import MailNotDelivered, UserExists
 from gateway.ledger import Ledger
-from gateway.people import user_of
+from gateway.people import as_seen, user_of
 from gateway.settings import required
 from gateway.step import Run, step
 from gateway.telemetry import count, logger, metrics
@@ -31,7 +31,7 @@ def handler(run: Run) -> dict[str, Any]:
         party = ledger.party(run.party)
         person = ledger.person(sub)
         alone = person is not None and person.parties == {party.id}
-        if party.email is None or not alone or user_of(party, users).facts() != run.seen:
+        if party.email is None or not alone or not as_seen(run, party, user_of(party, users)):
             return run.change_so_far
         try:
             if run.user.renamed:

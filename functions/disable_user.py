@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway import aws
 from gateway.ledger import Ledger
-from gateway.people import user_of
+from gateway.people import as_seen, user_of
 from gateway.settings import required
 from gateway.step import Run, step
 from gateway.users import BILLING, Users
@@ -23,7 +23,8 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 def handler(run: Run) -> dict[str, Any]:
     now, sub, target = int(time.time()), run.sub, run.target
     with ledger.lease(sub, run.owner, now):
-        if user_of(ledger.party(run.party), users).facts() != run.seen:
+        party = ledger.party(run.party)
+        if not as_seen(run, party, user_of(party, users)):
             return run.change_so_far
         after = {"enabled": False, "dapp_limit": target.dapp_limit, "payment_status": target.payment_status}
         ledger.record_change(sub, now, run.change(run.seen, after))

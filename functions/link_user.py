@@ -11,7 +11,7 @@ from typing import Any
 from gateway import aws
 from gateway.access import MAIL_RETRY, Invitation
 from gateway.ledger import Ledger
-from gateway.people import left_behind, user_of
+from gateway.people import as_seen, left_behind, user_of
 from gateway.settings import required
 from gateway.step import Run, shape, step
 from gateway.users import Users
@@ -27,7 +27,7 @@ def handler(run: Run) -> dict[str, Any]:
     with ledger.lease(subject, run.owner, now):
         party = ledger.party(run.party)
         user = user_of(party, users)
-        if party.subject != subject or user.facts() != run.seen or user.sub is None:
+        if party.subject != subject or not as_seen(run, party, user) or user.sub is None:
             return run.change_so_far
         parties = [party.id, *(other.id for other in left_behind(party, ledger))]
         if user.claimed and user.invited and ledger.person(user.sub) is None:

@@ -4,7 +4,7 @@ in      the run, with billing.access
 out     {"user": access.User with comped and held, "target": access.Target, "invite": send the invitation again,
          "rename": give the user the payer's new address}; an unknown user is a fact
 raises  CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
-        CognitoRejected, LedgerRejected, EmailUnverified (lasting)
+        CognitoRejected, LedgerRejected, EmailUnverified, DeletionUnderWay (lasting)
 """
 
 import time
@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
 from gateway.access import User, invitation_due, target
-from gateway.errors import EmailUnverified
+from gateway.errors import DeletionUnderWay, EmailUnverified
 from gateway.events import PAYMENTS
 from gateway.ledger import Ledger, Party, Person
 from gateway.people import user_of
@@ -37,7 +37,10 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 def handler(run: Run) -> dict[str, Any]:
     party = ledger.party(run.party)
     user = user_of(party, users)
-    person = ledger.person(user.sub) if user.linked and user.sub is not None else None
+    known = ledger.person(user.sub) if user.sub is not None else None
+    if run.access.wanted is not None and (party.deleting or (known is not None and known.deleted_at is not None)):
+        raise DeletionUnderWay("the account is being deleted; what was bought since is looked at when that is done")
+    person = known if user.linked else None
     paying = person is not None and bool(run.access.wanted)
     return {
         "user": user.facts(),

@@ -7,9 +7,7 @@ raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, Ledge
         NoticeUnavailable (passing); NoticeRejected (lasting)
 """
 
-import json
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -20,6 +18,7 @@ from gateway.notices import Notices
 from gateway.settings import one_of, optional, required
 from gateway.step import Run, shape, step
 from gateway.telemetry import count, metrics
+from gateway.telling import Teller
 from gateway.users import Users
 
 WITH_EMAIL = one_of("EMAIL_IN_EVENTS", "false", "true") == "true"
@@ -36,13 +35,21 @@ notices = Notices(
 @step
 def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())
-    outcome = access.outcome(run.access, run.user)
+    outcome = access.outcome(run.access, run.user, erased=run.erased)
     person = ledger.person(run.sub) if run.user.linked else None
-    if person is not None:
+    if person is not None and person.deleted_at is None:
         _settle(run, person)
         if person.telling is not None or person.told != shape(run.seen):
             _tell(run, outcome, now)
-    ending = {"execution": run.execution, "outcome": outcome, "reason": run.access.reason, **run.change_so_far}
+    ending: dict[str, Any] = {
+        "execution": run.execution,
+        "outcome": outcome,
+        "reason": run.access.reason,
+        "erase": run.erased,
+    }
+    ending |= run.change_so_far
+    if run.erased:
+        _erase(run)
     closed = 0
     for party in run.parties:
         for event_id in ledger.open_orders(party, run.read_at - CLOCK_SKEW):
@@ -53,6 +60,13 @@ def handler(run: Run) -> dict[str, Any]:
     if outcome in ("held", "comped") and run.access.wanted:
         metrics.add_metric(f"{outcome.capitalize()}Paying", MetricUnit.Count, 1)
     return {"outcome": outcome, "closed": closed}
+
+
+def _erase(run: Run) -> None:
+    """What Stripe still tells of an account that was deleted is not kept."""
+    for party in map(ledger.party, run.parties):
+        for purchase in party.purchases:
+            ledger.erase_purchase(party.id, purchase.id)
 
 
 def _settle(run: Run, person: Person) -> None:
@@ -69,39 +83,12 @@ def _tell(run: Run, outcome: str, now: int) -> None:
     """Publish how the user's access changed since it was published last.
 
     Under the lease, with the user read once more: concurrent runs of one purchase tell it once, and none tells what is
-    no longer so. A notice is written down before it is published: after a kill the same one is published again, with
-    its id, before any other.
+    no longer so.
     """
+    reason = run.access.reason if outcome in ("enabled", "disabled") else f"{outcome}; {run.access.reason}"
     with ledger.lease(run.sub, run.owner, now):
         person, user = ledger.person(run.sub), users.get(run.sub)
-        after = shape(user.facts()) if user is not None else None
-        if person is None or after is None:
+        if person is None or person.deleted_at is not None or user is None:
             return
-        told, tellings = person.told, person.tellings
-        if person.telling is not None:
-            notice = json.loads(person.telling)
-            _publish(run.sub, notice, tellings + 1)
-            told, tellings = notice["after"], tellings + 1
-        if told == after:
-            return
-        reason = run.access.reason if outcome in ("enabled", "disabled") else f"{outcome}; {run.access.reason}"
-        notice = {
-            "id": f"{run.sub}-{tellings + 1}",
-            "sub": run.sub,
-            **({"email": users.email(run.sub)} if WITH_EMAIL else {}),
-            "customer": run.customer_id,
-            "before": told,
-            "after": after,
-            "reason": reason,
-            "event_id": run.event_id,
-            "at": now,
-        }
-        ledger.telling(run.sub, json.dumps(notice))
-        _publish(run.sub, notice, tellings + 1)
-
-
-def _publish(sub: str, notice: Mapping[str, Any], tellings: int) -> None:
-    notices.publish(notice)  # first, because its repetitions can be told by their id
-    if TOPIC is not None:
-        notices.message(notice["after"]["payment_status"], users.email(sub))
-    ledger.told(sub, notice["after"], tellings)
+        teller = Teller(ledger, users, notices, WITH_EMAIL, TOPIC is not None)
+        teller.tell(person, shape(user.facts()), now, customer=run.customer_id, reason=reason, event_id=run.event_id)

@@ -2,7 +2,8 @@
 
 in      the run
 out     {"pass": looks so far, "read_at": Unix seconds before the first read, "parties": whose billing was read,
-         "access": access.Access}
+         "access": access.Access, "deleted_at": when the payer's account was deleted or null, "erased": nothing was
+         bought since, "left_over": parties still billed for a deleted account, "resume": whether there are any}
 raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable (passing);
         StripeKeyRejected, StripeRejected, BillingIncomplete, SecretUnavailable, DidNotConverge (lasting)
 """
@@ -14,29 +15,21 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.access import Access, Mark, Policy, Purchase, Reaction, Subscription, decide
+from gateway.access import Access, decide
 from gateway.billing import Billing, price_map
-from gateway.errors import BillingIncomplete, DidNotConverge, UnusableEvent
-from gateway.events import email_address, is_order, mark
-from gateway.ledger import Ledger, Party
+from gateway.bought import Bought, access_of, bought, left_over
+from gateway.errors import DidNotConverge
+from gateway.events import is_order, mark
+from gateway.ledger import Ledger
+from gateway.people import tombstone_id
+from gateway.policy import policy
 from gateway.secret import Secret
-from gateway.settings import one_of, required, whole_number
+from gateway.settings import required
 from gateway.step import Run, step
 from gateway.telemetry import count, logger, metrics
 
 MAX_PASSES = 10
-REACTIONS: tuple[Reaction, ...] = ("ignore", "flag", "revoke")
-POLICY = Policy(
-    grace=whole_number("GRACE_PERIOD_HOURS") * 3600,
-    max_dapps=whole_number("MAX_DAPPS"),
-    written_off=one_of("WRITTEN_OFF", *REACTIONS),
-    paused_collection=one_of("PAUSED_COLLECTION", *REACTIONS),
-    refunded=one_of("REFUNDED", *REACTIONS),
-    disputed=one_of("DISPUTED", *REACTIONS),
-    dispute_lost=one_of("DISPUTE_LOST", *REACTIONS),
-    fraud_warning=one_of("FRAUD_WARNING", *REACTIONS),
-    customer_deleted=one_of("CUSTOMER_DELETED", *REACTIONS),
-)
+POLICY = policy()
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 billing = Billing(
@@ -45,6 +38,7 @@ billing = Billing(
     livemode=required("STRIPE_MODE") == "live",
     prices=price_map(required("DAPP_PRICES")),
 )
+hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 
 @count
@@ -59,30 +53,42 @@ def handler(run: Run) -> dict[str, Any]:
     party = ledger.party(payer)
     person = ledger.person(party.sub) if party.sub is not None else None
     others = sorted(person.parties - {party.id}) if person is not None else []
-    subscriptions: list[Subscription] = []
-    purchases: list[Purchase] = []
-    marks: list[Mark] = []
-    for each in (party, *map(ledger.party, others)):
-        found, deleted = _subscriptions(each)
-        bought = [billing.purchase(known) for known in each.purchases]
-        if deleted:
-            concerned = [each.id, *(one.id for one in found), *(one.id for one in bought)]
-            marks += (Mark(each.id, "customer_deleted", of) for of in concerned)
-        marks += _marks(each, read_at)
-        subscriptions += found
-        purchases += bought
-    access = decide(subscriptions, purchases, read_at, POLICY, person.granted if person is not None else None, marks)
+    found = [bought(each, billing, read_at) for each in (party, *map(ledger.party, others))]
+    found[0], deleted_at = _buried(found[0])
+    if all(each.all_before_deletion for each in found):
+        access = Access(None, "LAPSED", 0, "the account was deleted, and nothing was bought since")
+    else:
+        for each in found:
+            _note(each)
+        access = access_of(found, read_at, POLICY, person.granted if person is not None else None)
     for alarm in access.alarms:
         logger.error("AccessAlarm: %s", alarm)
         metrics.add_metric("AccessAlarm", MetricUnit.Count, 1)
-    ignored = sum(not item.counts for each in subscriptions for item in each.items)
+    ignored = sum(not item.counts for each in found for one in each.subscriptions for item in one.items)
     if ignored:
         metrics.add_metric("IgnoredItem", MetricUnit.Count, ignored)
-    return _answer(run, read_at, [party.id, *others], access)
+    return _answer(run, read_at, [party.id, *others], access, deleted_at, found)
 
 
-def _answer(run: Run, read_at: int, parties: list[str], access: Access) -> dict[str, Any]:
-    return {"pass": run.passes + 1, "read_at": read_at, "parties": parties, "access": asdict(access)}
+def _answer(
+    run: Run,
+    read_at: int,
+    parties: list[str],
+    access: Access,
+    deleted_at: int | None = None,
+    found: list[Bought] | None = None,
+) -> dict[str, Any]:
+    late = [each.party.id for each in found or () if left_over(each.subscriptions, each.party.deleted_at)]
+    return {
+        "pass": run.passes + 1,
+        "read_at": read_at,
+        "parties": parties,
+        "access": asdict(access),
+        "deleted_at": deleted_at,
+        "erased": bool(found) and all(each.all_before_deletion for each in found or ()),
+        "left_over": late,
+        "resume": bool(late),
+    }
 
 
 def _payer(run: Run) -> str | None:
@@ -108,25 +114,27 @@ def _payer(run: Run) -> str | None:
     return payer
 
 
-def _marks(party: Party, now: int) -> list[Mark]:
-    """What speaks against the party's charges as of now, where the period that they paid for still runs."""
-    running = [known for known in party.marks if known.until is None or now < known.until]
-    return [found for known in running if (found := billing.mark(known)) is not None]
+def _buried(found: Bought) -> tuple[Bought, int | None]:
+    """The payer in the light of a deletion of their address's account, of which the ledger did not know that they are
+    part of it, and when their account was deleted.
+
+    Whoever is linked to a user bought, or was looked at, after that deletion.
+    """
+    party, email = found.party, found.email or found.party.email
+    if party.sub is not None or email is None:
+        return found, party.deleted_at
+    buried = ledger.tombstone(tombstone_id(email, hash_key.text()))
+    if buried is None or buried.deleted_at <= (party.deleted_at or 0):
+        return found, party.deleted_at
+    concerned = replace(found, party=replace(party, deleted_at=buried.deleted_at, tombstone=buried.id))
+    if concerned.since_deletion == concerned:  # all of it was bought since
+        return found, buried.deleted_at
+    ledger.bury(party.id, buried.deleted_at, buried.id, deleting=False)
+    return concerned, buried.deleted_at
 
 
-def _subscriptions(party: Party) -> tuple[tuple[Subscription, ...], bool]:
-    """The customer's subscriptions as of now, and whether Stripe has deleted the customer; what was learnt about the
-    customer is kept."""
-    if is_order(party.id):
-        return (), False
-    customer = billing.customer(party.id)
-    subscribed = party.subscribed or bool(customer.subscriptions)
-    if subscribed and not customer.subscriptions and not customer.deleted:
-        raise BillingIncomplete(f"Stripe shows no subscription of {party.id}, which had one: key of another account?")
-    try:
-        email = email_address(customer.email)
-    except UnusableEvent:
-        email = None
-    if (email, subscribed) != (party.email, party.subscribed):
-        ledger.note_party(party.id, email=email, subscribed=subscribed)
-    return customer.subscriptions, customer.deleted
+def _note(found: Bought) -> None:
+    """Keep what was learnt about a customer."""
+    party = found.party
+    if not is_order(party.id) and (found.email, found.subscribed) != (party.email, party.subscribed):
+        ledger.note_party(party.id, email=found.email, subscribed=found.subscribed)

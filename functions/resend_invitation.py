@@ -15,7 +15,7 @@ from gateway import aws
 from gateway.access import MAIL_RETRY, Invitation
 from gateway.errors import CognitoUnavailable, GatewayError, MailLimitReached, MailNotDelivered
 from gateway.ledger import Ledger
-from gateway.people import user_of
+from gateway.people import as_seen, user_of
 from gateway.settings import required
 from gateway.step import Run, step
 from gateway.telemetry import count, logger, metrics
@@ -30,8 +30,8 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 def handler(run: Run) -> dict[str, Any]:
     now, sub = int(time.time()), run.sub
     with ledger.lease(sub, run.owner, now):
-        person = ledger.person(sub)
-        if person is None or user_of(ledger.party(run.party), users).facts() != run.seen:
+        person, party = ledger.person(sub), ledger.party(run.party)
+        if person is None or not as_seen(run, party, user_of(party, users)):
             return run.change_so_far
         if person.invitation.sent_at >= run.read_at:
             return run.change_so_far  # another run has sent it meanwhile

@@ -13,7 +13,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
 from gateway.events import recheck
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
 from gateway.settings import required
 from gateway.telemetry import count, logger, metrics
@@ -22,7 +22,7 @@ LIVEMODE = required("STRIPE_MODE") == "live"
 SPARE_SECONDS = 15  # stop before the Lambda's own time-out; what is left is due at the next call
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-fulfillment = Fulfillment(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
+fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
 
 
 @count

@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from gateway import aws, events, signature
 from gateway.errors import GatewayError, NotAuthentic, UnreadableEnvelope, UnusableEvent
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import Attempt, Ledger
 from gateway.secret import Secret
 from gateway.settings import required
@@ -26,7 +26,7 @@ LIVEMODE = required("STRIPE_MODE") == "live"
 MAX_BODY = 1024 * 1024  # bytes; Stripe's events are far smaller
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-fulfillment = Fulfillment(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
+fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
 signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
 
 

@@ -6,9 +6,11 @@ All moments are Unix seconds, as in Stripe's objects.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 Status = Literal["ACTIVE", "LAPSED", "FAILED", "CANCELLED"]
+
+_Bought = TypeVar("_Bought", "Subscription", "Purchase")
 
 # What the operator wants done about something that Stripe tells: nothing, an alarm, or access taken away.
 Reaction = Literal["ignore", "flag", "revoke"]
@@ -84,15 +86,28 @@ class Subscription:
     period_unpaid: bool = False  # paused, and nobody paid for the current period
     written_off: bool = False  # the latest finalized invoice is uncollectible, or void after a failed payment
     settled: bool = False  # the latest finalized invoice is paid
+    created: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it says anything about access."""
+        return any(item.counts for item in self.items)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nobody can be billed for it any more."""
+        return self.status in ("canceled", "incomplete_expired")
 
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A one-time order: paid adds its units until canceled or returned."""
+    """A one-time order: paid adds its units until canceled or returned. `created`: when it was paid, where that is
+    known."""
 
     id: str
     status: str
     items: tuple[Item, ...]
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +279,13 @@ def decide(
         return Access(False, worst.status, 0, worst.reason, recheck_at, alarms=tuple(sorted(alarms)))
     reason = "; ".join(each.reason for each in verdicts if each.wanted is None) or "nothing bought"
     return Access(None, "LAPSED", 0, reason, recheck_at, known, tuple(sorted(alarms)))
+
+
+def bought_since(bought: Iterable[_Bought], deleted_at: int | None) -> tuple[_Bought, ...]:
+    """What still counts of a customer whose account was deleted at that moment (None: never): what came after it."""
+    if deleted_at is None:
+        return tuple(bought)
+    return tuple(each for each in bought if each.created is not None and each.created > deleted_at)
 
 
 def _kept(units: Mapping[str, int], verdicts: Iterable[_Verdict], known: Mapping[str, int]) -> dict[str, int]:
@@ -455,8 +477,10 @@ def invitation_due(user: User, invitation: Invitation, now: int, validity: int, 
     return expired and payment is not None and payment != invitation.paid_by
 
 
-def outcome(access: Access, user: User) -> str:
+def outcome(access: Access, user: User, *, erased: bool = False) -> str:
     """Why a run found nothing missing, in one word that operators search for."""
+    if erased:
+        return "deleted"
     if user.comped:
         return "comped"
     if user.held:

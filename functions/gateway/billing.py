@@ -1,9 +1,11 @@
-"""What Stripe says now. All reads of Stripe, turned into the few facts that the rules need (access.py).
+"""What Stripe says now: all reads of Stripe, turned into the few facts that the rules need (access.py). The one write
+ends what a deleted account is billed for.
 
 Shapes before and after API version 2025-03-31.basil are both understood, and so are references where an expanded
 object was asked for: what Stripe did not expand is read.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -123,7 +125,7 @@ class Billing:
         if known.id.startswith("cs_"):
             return self._session(known.id)
         lines = tuple(Item(item.price, item.quantity, self._prices.get(item.price)) for item in known.items)
-        return Purchase(known.id, known.status, lines)
+        return Purchase(known.id, known.status, lines, known.created)
 
     def mark(self, known: events.Mark) -> Mark | None:
         """A mark that the ledger remembers, as it stands now; None when nothing speaks against the charge any more."""
@@ -171,15 +173,28 @@ class Billing:
             and (charge.get("amount") or 0) >= (invoice.get("amount_paid") or 0),
         )
 
+    def customers_of(self, email: str) -> list[str]:
+        """The ids of the customers whose address is written exactly like this."""
+        return [each["id"] for each in self._list(lambda api: api.customers.list({"email": email, "limit": 100}))]
+
+    def cancel(self, subscription_id: str, idempotency_key: str) -> None:
+        """End a subscription now, without a final invoice; Stripe stops collecting its open ones. One that has ended
+        meanwhile, or that Stripe does not know, stays as it is."""
+        options = {"idempotency_key": idempotency_key}
+        with contextlib.suppress(BillingIncomplete):
+            self._read(lambda api: api.subscriptions.cancel(subscription_id, {}, options))
+
     def _session(self, session_id: str) -> Purchase:
-        session = self._read(lambda api: api.checkout.sessions.retrieve(session_id))
+        paid = {"expand": ["payment_intent.latest_charge"]}
+        session = self._read(lambda api: api.checkout.sessions.retrieve(session_id, paid))
         self._require_mode(session, session_id)
         settled = session.get("payment_status") in ("paid", "no_payment_required")
         if session.get("status") != "complete" or not settled:
-            return Purchase(session_id, "open", ())
+            return Purchase(session_id, "open", (), _paid_at(session))
         rows = self._list(lambda api: api.checkout.sessions.line_items.list(session_id, {"limit": 100}))
         products = _Products()
-        return Purchase(session_id, "paid", tuple(self._item(row, products, live=False) for row in rows))
+        items = tuple(self._item(row, products, live=False) for row in rows)
+        return Purchase(session_id, "paid", items, _paid_at(session))
 
     # -------------------------------------------------------------- from Stripe's shapes to facts
 
@@ -210,6 +225,7 @@ class Billing:
             period_unpaid=bool(pause) and row["status"] == "active" and self._period_unpaid(row["id"]),
             written_off=latest is not None and _written_off(latest),
             settled=latest is not None and latest.get("status") == "paid",
+            created=row.get("created"),
         )
 
     def _invoices(self, subscription_id: str, **more: Any) -> list[dict[str, Any]]:
@@ -401,6 +417,14 @@ def _written_off(invoice: Mapping[str, Any]) -> bool:
         and written_off - finalized <= _WRITTEN_OFF_BY_PAUSE
     )
     return invoice.get("status") == "uncollectible" and not by_pause
+
+
+def _paid_at(session: Mapping[str, Any]) -> int | None:
+    """When a session was paid; nobody pays one that costs nothing, so that was made when it was opened."""
+    intent = session.get("payment_intent")
+    charge = intent.get("latest_charge") if isinstance(intent, Mapping) else None
+    at: int | None = (charge if isinstance(charge, Mapping) else session).get("created")
+    return at
 
 
 def _subscription_of(invoice: Mapping[str, Any]) -> str | None:

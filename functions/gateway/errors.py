@@ -107,6 +107,10 @@ class EmailUnverified(GatewayError):
     """The payer's address was given to a user of another payer by EmailChange=follow, and is not verified."""
 
 
+class DeletionUnderWay(GatewayError):
+    """The account is being deleted. Whoever bought again meanwhile gets a new user when that is done."""
+
+
 class DidNotConverge(GatewayError):
     """Ten looks, and something was still missing."""
 
@@ -124,6 +128,18 @@ class UserExists(GatewayError):
 
 class MailNotDelivered(GatewayError):
     """AdminCreateUser: the invitation could not be handed to the mail service."""
+
+
+class RequestInvalid(GatewayError):
+    """An operator's request says something that cannot be used (400)."""
+
+
+class AccountUnknown(GatewayError):
+    """Nobody here has this e-mail address (404)."""
+
+
+class AccountAmbiguous(GatewayError):
+    """The e-mail address leads to more than one user (409)."""
 
 
 class NotAuthentic(GatewayError):

@@ -56,12 +56,16 @@ class OrderItem:
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
-    """A one-time order that the ledger remembers for its party. A higher `version` replaces a lower one."""
+    """A one-time order that the ledger remembers for its party. A higher `version` replaces a lower one.
+
+    `created` is a legacy order's moment in Unix seconds; a Checkout session is asked for its own.
+    """
 
     id: str
     status: str
     version: int
     items: tuple[OrderItem, ...]
+    created: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +314,7 @@ def _of_legacy_order(event: Envelope) -> Order:
         charge=_reference(content.get("charge")),
         items=items,
         updated=updated,
-        purchase=Purchase(order_id, status, _version(updated, status), items),
+        purchase=Purchase(order_id, status, _version(updated, status), items, _whole(content, "created")),
     )
 
 

@@ -1,4 +1,4 @@
-"""The ledger: orders, parties, people and leases in one DynamoDB table. The only module that calls DynamoDB.
+"""The ledger: orders, parties, people, tombstones and leases in a DynamoDB table. The only module that calls DynamoDB.
 
     pk               sk               what
     ORDER#<event>    ORDER            one event: its content, its attempts, how it ended
@@ -6,7 +6,11 @@
     PARTY#<party>    PURCHASE#<id>    a one-time order of the party
     PARTY#<party>    MARK#<id>        a refund, dispute or fraud warning on a charge of the party
     PERSON#<sub>     PERSON           one Cognito user: linked parties, last change, what was told of it, recheck_at
+    TOMBSTONE#<id>   TOMBSTONE        an e-mail address (as a keyed hash) whose account was deleted, and how far that is
     LEASE#<subject>  LEASE            who may write to a person (or, before there is a user, a party) right now
+
+A deletion leaves of a party what Stripe's late events need (that it was deleted, and when), of a person and of an
+address the same, and nothing personal.
 
 Indexes: ByParty and ByEmail list orders (rank OPEN#… before it is fulfilled, DONE#… after), Due lists what RunDue has
 to do. They are eventually consistent, so nothing that must be right reads them: they only find work.
@@ -19,7 +23,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -75,6 +79,11 @@ class Attempt:
         """Step Functions' name of this run: two starters, one name."""
         return self.event_id if self.number <= 1 else f"{self.event_id}-r{self.number}"
 
+    @property
+    def execution_input(self) -> Mapping[str, Any]:
+        """What its execution is given: no personal data."""
+        return {"event_id": self.event_id, "order_id": self.order_id, "customer_id": self.customer_id}
+
     def over(self, now: int) -> bool:
         """Ended with a word, or started so long ago that it cannot be running any more."""
         return self.state != "RECEIVED" or now - self.at >= ATTEMPT_SECONDS
@@ -90,7 +99,11 @@ class Received:
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """A Stripe customer, or an order without one, with what was learnt about it."""
+    """A Stripe customer, or an order without one, with what was learnt about it.
+
+    `deleted_at`: its account was deleted then, so only what was bought later counts; `tombstone` names the deletion.
+    `deleting`: that is still under way.
+    """
 
     id: str
     sub: str | None = None
@@ -99,6 +112,9 @@ class Party:
     subscribed: bool = False
     purchases: tuple[Purchase, ...] = ()
     marks: tuple[Mark, ...] = ()
+    deleted_at: int | None = None
+    deleting: bool = False
+    tombstone: str | None = None
 
     @property
     def subject(self) -> str:
@@ -113,7 +129,8 @@ class Person:
     `granted`: what each subscription gave last (access.Access.units). `before`: set when the user existed before their
     first purchase ("adopted"). `told`: how the user stood when a change was published last (an adopted one: when they
     were adopted), `tellings`: how often that was. `telling`: the notice (JSON) that was to be published after that;
-    whether it was is known to nobody.
+    whether it was is known to nobody. `held`: an operator's ban ({"reason", "requested_by", "at"}). `deleted_at`: their
+    account was deleted then; `erased`: nothing else is known of them any more.
     """
 
     sub: str
@@ -125,6 +142,45 @@ class Person:
     told: Mapping[str, Any] | None = None
     tellings: int = 0
     telling: str | None = None
+    last_change: Mapping[str, Any] | None = None
+    held: Mapping[str, Any] | None = None
+    deleted_at: int | None = None
+    erased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """A deletion of the account of one e-mail address. `id` is the address's keyed hash.
+
+    `email` is known until the deletion is done. `account_known`: `sub` and `parties` are all that belongs to the
+    address; parties that turn up later are added.
+    """
+
+    id: str
+    deleted_at: int
+    state: Literal["RUNNING", "FAILED", "DONE"]
+    attempts: int
+    at: int
+    email: str | None = None
+    sub: str | None = None
+    parties: frozenset[str] = frozenset()
+    account_known: bool = False
+    canceled: int = 0
+    last_error: str | None = None
+
+    @property
+    def execution_name(self) -> str:
+        """Step Functions' name of this attempt: two starters, one name."""
+        return f"{self.id}-r{self.attempts}"
+
+    @property
+    def execution_input(self) -> Mapping[str, Any]:
+        """What its execution is given: no personal data."""
+        return {"tombstone": self.id}
+
+    def over(self, now: int) -> bool:
+        """Ended with a word, or started so long ago that it cannot be running any more."""
+        return self.state != "RUNNING" or now - self.at >= ATTEMPT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +248,7 @@ class Ledger:
                 ReturnValuesOnConditionCheckFailure="ALL_OLD",
             )
         except _ConditionFailed as failed:
-            return _attempt(failed.row)
+            return attempt_of(failed.row)
         return None
 
     def received(self, event_id: str) -> Received:
@@ -252,13 +308,15 @@ class Ledger:
         reason: str,
         before: Mapping[str, Any] | None = None,
         after: Mapping[str, Any] | None = None,
+        erase: bool = False,
     ) -> bool:
-        """Mark an order FULFILLED with how it ended. False: it was fulfilled already and stays as it is."""
+        """Mark an order FULFILLED with how it ended; `erase` what it says of a person. False: it was fulfilled already
+        and stays as it is."""
         return self._change(
             _key(f"ORDER#{event_id}", "ORDER"),
             "SET #state = :fulfilled, #rank = :rank, #status = status_when_done, execution = :execution,"
             " outcome = :outcome, reason = :reason, #before = :before, #after = :after, fulfilled_at = :now"
-            " REMOVE due, due_at, last_error",
+            " REMOVE due, due_at, last_error" + (f", {_PERSONAL}" if erase else ""),
             {
                 ":fulfilled": "FULFILLED",
                 ":rank": f"DONE#{now}#{event_id}",
@@ -289,6 +347,64 @@ class Ledger:
             "attribute_exists(pk) AND #state <> :fulfilled",
         )
 
+    def orders(self, party: str, *, fulfilled: bool, before: str | None, limit: int) -> list[str]:
+        """The ranks of a party's orders, latest first: the open ones, then the `fulfilled` ones. `before`: the rank of
+        the last one on the page before."""
+        last = before or "OPEN$"
+        answer = self._call(
+            "query",
+            IndexName="ByParty",
+            KeyConditionExpression="party = :party AND #rank BETWEEN :first AND :last",
+            ExpressionAttributeNames={"#rank": "rank"},
+            ExpressionAttributeValues=_row(
+                {":party": party, ":first": "DONE#" if fulfilled else "OPEN#", ":last": last}
+            ),
+            ScanIndexForward=False,
+            Limit=limit + 1,
+        )
+        ranks = [str(_plain(item)["rank"]) for item in answer["Items"]]
+        return [rank for rank in ranks if rank != before][:limit]
+
+    def all_orders(self, party: str) -> Iterator[str]:
+        """Event ids of all orders of a party, a page at a time."""
+        for row in self._query(
+            IndexName="ByParty",
+            KeyConditionExpression="party = :party",
+            ExpressionAttributeValues=_row({":party": party}),
+        ):
+            yield row["pk"].removeprefix("ORDER#")
+
+    def rows(self, event_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """The orders of these events as they are kept. Strongly consistent; a hundred at a time."""
+        for start in range(0, len(event_ids), 100):
+            keys = [_key(f"ORDER#{event_id}", "ORDER") for event_id in event_ids[start : start + 100]]
+            wanted = {self._table: {"Keys": keys, "ConsistentRead": True}}
+            while wanted:
+                answer = self._call("batch_get_item", RequestItems=wanted)
+                found = answer["Responses"].get(self._table, [])
+                wanted = answer.get("UnprocessedKeys", {})
+                if wanted and not found:
+                    raise LedgerThrottled("batch_get_item answered nothing of what was asked for")
+                yield from (_plain(item) for item in found)
+
+    def erase_order(self, event_id: str) -> None:
+        """Forget whom an order is about."""
+        self._change(_key(f"ORDER#{event_id}", "ORDER"), f"REMOVE {_PERSONAL}", {}, "attribute_exists(pk)")
+
+    def parties_of(self, email: str, recorded_until: int) -> frozenset[str]:
+        """Customers who have this address, and parties with an order that names it, recorded until then."""
+        found = set()
+        for row in self._query(
+            IndexName="ByEmail",
+            KeyConditionExpression="email = :email",
+            ExpressionAttributeValues=_row({":email": email}),
+        ):
+            if row["sk"] == "PARTY":
+                found.add(row["pk"].removeprefix("PARTY#"))
+            elif row["sk"] == "ORDER" and int(row["received_at"]) <= recorded_until:
+                found.add(row["party"])
+        return frozenset(found)
+
     def due(self, shard: int, now: int) -> Iterator[Attempt | DuePerson]:
         """What is due in one shard of the index (0 … DUE_SHARDS - 1), longest due first."""
         for row in self._query(
@@ -297,7 +413,7 @@ class Ledger:
             ExpressionAttributeValues=_row({":due": f"DUE#{shard}", ":now": now}),
         ):
             if row["sk"] == "ORDER":
-                yield _attempt(row)
+                yield attempt_of(row)
             else:
                 yield DuePerson(row["sub"], min(row["parties"]), int(row["recheck_at"]))
 
@@ -326,6 +442,7 @@ class Ledger:
                         row["status"],
                         int(row["version"]),
                         tuple(_order_item(item) for item in row["items"]),
+                        _whole(row.get("created")),
                     )
                 )
                 email = email or row.get("email")
@@ -337,6 +454,9 @@ class Ledger:
             known.get("subscribed", False),
             tuple(purchases),
             tuple(marks),
+            _whole(known.get("deleted_at")),
+            known.get("deleting", False),
+            known.get("tombstone"),
         )
 
     def remember_purchase(self, order: Order) -> None:
@@ -358,6 +478,9 @@ class Ledger:
         if order.email is not None:
             values[":email"] = order.email
             change += ", email = :email"
+        if purchase.created is not None:
+            values[":created"] = purchase.created
+            change += ", created = :created"
         self._change(
             _key(f"PARTY#{order.party}", f"PURCHASE#{purchase.id}"),
             change,
@@ -390,6 +513,31 @@ class Ledger:
             {":email": email, ":rank": "PARTY", ":party": party},
         )
 
+    def bury(self, party: str, deleted_at: int, tombstone: str, *, deleting: bool) -> None:
+        """Only what the party buys after this moment counts; while `deleting`, nothing is made of that either."""
+        self._change(
+            _key(f"PARTY#{party}", "PARTY"),
+            "SET deleted_at = :at, tombstone = :tombstone, #rank = :rank, of_party = :party"
+            + (", deleting = :deleting" if deleting else ""),
+            {":at": deleted_at, ":tombstone": tombstone, ":rank": "PARTY", ":party": party}
+            | ({":deleting": True} if deleting else {}),
+            "attribute_not_exists(deleted_at) OR deleted_at <= :at",
+        )
+
+    def erase_party(self, party: str, sub: str | None) -> None:
+        """Forget a party's address and its link to this user; one that is linked to another user stays as it is."""
+        own = "attribute_not_exists(#sub)" + ("" if sub is None else " OR #sub = :sub")
+        self._change(
+            _key(f"PARTY#{party}", "PARTY"),
+            "REMOVE email, claimed_email, deleting, #sub",
+            {} if sub is None else {":sub": sub},
+            f"attribute_exists(pk) AND ({own})",
+        )
+
+    def erase_purchase(self, party: str, purchase: str) -> None:
+        """Forget the address that a one-time order was bought with."""
+        self._change(_key(f"PARTY#{party}", f"PURCHASE#{purchase}"), "REMOVE email", {}, "attribute_exists(pk)")
+
     # -------------------------------------------------------------- people
 
     def person(self, sub: str) -> Person | None:
@@ -410,6 +558,10 @@ class Ledger:
             {**told, "dapp_limit": int(told["dapp_limit"])} if told else None,
             int(row.get("tellings", 0)),
             row.get("telling"),
+            row.get("last_change"),
+            row.get("held"),
+            _whole(row.get("deleted_at")),
+            row.get("erased", False),
         )
 
     def link(
@@ -420,7 +572,8 @@ class Ledger:
         replacing: str | None,
         before: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Link parties to a user, all or none. False: one of them is linked to another user by now.
+        """Link parties to a user, all or none. False: one of them is linked to another user by now, or the account of
+        the user is being deleted.
 
         `replacing` is the user that the link may point to today (one that was deleted by hand). `before`: how a user
         stood who existed before their first purchase; kept from the first link only.
@@ -436,6 +589,7 @@ class Ledger:
                     "TableName": self._table,
                     "Key": _key(f"PERSON#{sub}", "PERSON"),
                     "UpdateExpression": person_change,
+                    "ConditionExpression": "attribute_not_exists(deleted_at)",
                     "ExpressionAttributeNames": {"#sub": "sub"},
                     "ExpressionAttributeValues": _row(values),
                 }
@@ -506,7 +660,8 @@ class Ledger:
             _key(f"PERSON#{sub}", "PERSON"),
             change,
             values,
-            "attribute_exists(pk) AND (attribute_not_exists(settled_at) OR settled_at <= :read_at)",
+            "attribute_exists(pk) AND attribute_not_exists(deleted_at)"
+            " AND (attribute_not_exists(settled_at) OR settled_at <= :read_at)",
         )
 
     def rechecked(self, person: DuePerson) -> None:
@@ -516,6 +671,113 @@ class Ledger:
             "REMOVE recheck_at, due, due_at",
             {":at": person.recheck_at},
             "recheck_at = :at",
+        )
+
+    def hold(self, sub: str, held: Mapping[str, Any] | None) -> None:
+        """Keep an operator's ban of the user, or its end."""
+        change = "SET #sub = :sub, held = :held" if held is not None else "SET #sub = :sub REMOVE held"
+        values = {":sub": sub} | ({":held": held} if held is not None else {})
+        self._change(_key(f"PERSON#{sub}", "PERSON"), change, values)
+
+    def bury_person(self, sub: str, deleted_at: int) -> frozenset[str]:
+        """Nobody is linked to this user any more; returns who is."""
+        row = self._changed(
+            _key(f"PERSON#{sub}", "PERSON"),
+            "SET deleted_at = :at, #sub = :sub",
+            {":at": deleted_at, ":sub": sub},
+            ReturnValues="ALL_NEW",
+        )
+        return frozenset((row or {}).get("parties", ()))
+
+    def erase_person(self, sub: str, deleted_at: int) -> None:
+        """Forget all of a person, but that they were deleted."""
+        row = {"pk": f"PERSON#{sub}", "sk": "PERSON", "sub": sub, "deleted_at": deleted_at, "erased": True}
+        self._call("put_item", Item=_row(row))
+
+    # -------------------------------------------------------------- deletions
+
+    def tombstone(self, tombstone: str) -> Tombstone | None:
+        """The deletion of an address's account. Strongly consistent."""
+        answer = self._call("get_item", Key=_key(f"TOMBSTONE#{tombstone}", "TOMBSTONE"), ConsistentRead=True)
+        return _tombstone(_plain(answer["Item"])) if "Item" in answer else None
+
+    def deletion(self, tombstone: str) -> Tombstone:
+        """The same; LedgerRejected when there is none."""
+        found = self.tombstone(tombstone)
+        if found is None:
+            raise LedgerRejected(f"the ledger has no deletion {tombstone}: was the execution started by hand?")
+        return found
+
+    def delete(
+        self, tombstone: str, seen: Tombstone | None, now: int, *, email: str, sub: str | None, requested_by: str
+    ) -> Tombstone | None:
+        """Take the next attempt to delete an account; None when somebody else took it.
+
+        From here on nothing counts that was bought before. One that failed is taken up where it was; after one that is
+        done, a new deletion begins.
+        """
+        change = "SET #state = :running, attempts = :next, attempt_at = :now, email = :email, requested_by = :by"
+        values = {":running": "RUNNING", ":now": now, ":email": email, ":by": requested_by}
+        if seen is None or seen.state == "DONE":
+            change += ", deleted_at = :now, canceled = :none"
+            values[":none"] = 0
+            if sub is not None:
+                change += ", #sub = :sub"
+                values[":sub"] = sub
+            change += " REMOVE parties, account_known, last_error" + ("" if sub is not None else ", #sub")
+        return self._next_deletion(tombstone, seen, change, values)
+
+    def delete_again(self, seen: Tombstone, now: int) -> Tombstone | None:
+        """Take the next attempt of a deletion as it is; None when somebody else took it."""
+        change = "SET #state = :running, attempts = :next, attempt_at = :now"
+        return self._next_deletion(seen.id, seen, change, {":running": "RUNNING", ":now": now})
+
+    def _next_deletion(
+        self, tombstone: str, seen: Tombstone | None, change: str, values: Mapping[str, Any]
+    ) -> Tombstone | None:
+        row = self._changed(
+            _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE"),
+            change,
+            {**values, ":next": seen.attempts + 1 if seen else 1} | ({":seen": seen.attempts} if seen else {}),
+            "attempts = :seen" if seen else "attribute_not_exists(pk)",
+            ReturnValues="ALL_NEW",
+        )
+        return _tombstone(row) if row is not None else None
+
+    def join_deletion(self, tombstone: str, parties: frozenset[str], sub: str | None = None) -> Tombstone:
+        """Add what belongs to the account. LedgerRejected when there is no such deletion."""
+        change, values = "SET account_known = :known", {":known": True, **({":sub": sub} if sub else {})}
+        change += ", #sub = :sub" if sub else ""
+        if parties:  # a set cannot be empty
+            change += " ADD parties :parties"
+            values[":parties"] = set(parties)
+        key = _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE")
+        row = self._changed(key, change, values, "attribute_exists(pk)", ReturnValues="ALL_NEW")
+        if row is None:
+            raise LedgerRejected(f"the ledger has no deletion {tombstone}: was the execution started by hand?")
+        return _tombstone(row)
+
+    def count_canceled(self, tombstone: str, subscriptions: int) -> None:
+        """Keep how many subscriptions a deletion has canceled."""
+        key = _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE")
+        self._change(key, "ADD canceled :more", {":more": subscriptions}, "attribute_exists(pk)")
+
+    def deleted(self, tombstone: str, parties: frozenset[str], now: int) -> bool:
+        """The deletion is done: its address is forgotten. False: more belongs to the account than these parties."""
+        return self._change(
+            _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE"),
+            "SET #state = :done, done_at = :now REMOVE email, last_error",
+            {":done": "DONE", ":now": now, **({":parties": set(parties)} if parties else {})},
+            "parties = :parties" if parties else "attribute_exists(pk) AND attribute_not_exists(parties)",
+        )
+
+    def not_deleted(self, tombstone: str, *, execution: str, error: str) -> None:
+        """The deletion failed, for this reason."""
+        self._change(
+            _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE"),
+            "SET #state = :failed, execution = :execution, last_error = :error",
+            {":failed": "FAILED", ":execution": execution, ":error": error, ":done": "DONE"},
+            "attribute_exists(pk) AND #state <> :done",
         )
 
     # -------------------------------------------------------------- leases
@@ -583,9 +845,20 @@ class Ledger:
         condition: str | None = None,
     ) -> bool:
         """UpdateItem; False when the condition does not hold."""
+        return self._changed(key, change, values, condition) is not None
+
+    def _changed(
+        self,
+        key: dict[str, Any],
+        change: str,
+        values: Mapping[str, Any],
+        condition: str | None = None,
+        **more: Any,
+    ) -> dict[str, Any] | None:
+        """UpdateItem; the row if `more` asks for it, None when the condition does not hold."""
         used = f"{change} {condition or ''}"
         names = {f"#{name}": name for name in _RESERVED if f"#{name}" in used}
-        request: dict[str, Any] = {"Key": key, "UpdateExpression": change}
+        request: dict[str, Any] = {"Key": key, "UpdateExpression": change, **more}
         if values:
             request["ExpressionAttributeValues"] = _row(values)
         if names:
@@ -593,10 +866,9 @@ class Ledger:
         if condition:
             request["ConditionExpression"] = condition
         try:
-            self._call("update_item", **request)
+            return _plain(self._call("update_item", **request).get("Attributes", {}))
         except _ConditionFailed:
-            return False
-        return True
+            return None
 
     def _query(self, **request: Any) -> Iterator[dict[str, Any]]:
         """All rows of a query, a page at a time."""
@@ -609,7 +881,7 @@ class Ledger:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def _call(self, operation: str, **request: Any) -> dict[str, Any]:
-        if operation != "transact_write_items":
+        if operation not in ("batch_get_item", "transact_write_items"):
             request["TableName"] = self._table
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**request)
@@ -639,7 +911,10 @@ class _ConditionFailed(Exception):
 
 
 # Attribute names of ours that are words of DynamoDB's expression language.
-_RESERVED = ("state", "rank", "status", "before", "after", "items", "sub")
+_RESERVED = ("state", "rank", "status", "before", "after", "items", "sub", "name")
+
+# What an order says of a person.
+_PERSONAL = "email, #name, metadata"
 
 
 def _translated(error: ClientError | BotoCoreError, operation: str) -> Exception:
@@ -652,7 +927,8 @@ def _translated(error: ClientError | BotoCoreError, operation: str) -> Exception
     )
 
 
-def _attempt(row: Mapping[str, Any]) -> Attempt:
+def attempt_of(row: Mapping[str, Any]) -> Attempt:
+    """The run that an order's row tells of."""
     return Attempt(
         row["event_id"],
         row["order_id"],
@@ -660,6 +936,22 @@ def _attempt(row: Mapping[str, Any]) -> Attempt:
         int(row["attempts"]),
         row["state"],
         int(row["attempt_at"]),
+    )
+
+
+def _tombstone(row: Mapping[str, Any]) -> Tombstone:
+    return Tombstone(
+        row["pk"].removeprefix("TOMBSTONE#"),
+        int(row["deleted_at"]),
+        row["state"],
+        int(row["attempts"]),
+        int(row["attempt_at"]),
+        row.get("email"),
+        row.get("sub"),
+        frozenset(row.get("parties", ())),
+        row.get("account_known", False),
+        int(row.get("canceled", 0)),
+        row.get("last_error"),
     )
 
 

@@ -1,9 +1,13 @@
-"""Which Cognito user a party is: by link, or by e-mail."""
+"""Which Cognito user a party is, by link or by e-mail; and which account an e-mail address is."""
 
-from dataclasses import replace
+import hashlib
+import hmac
+from dataclasses import dataclass, replace
 
 from gateway.access import User
+from gateway.errors import AccountAmbiguous
 from gateway.ledger import Ledger, Party
+from gateway.step import Run
 from gateway.users import Users
 
 
@@ -28,8 +32,77 @@ def user_of(party: Party, users: Users) -> User:
     return User(exists=False)
 
 
+def as_seen(run: Run, party: Party, user: User) -> bool:
+    """Whether the person is still as the run saw them: the user alike, and their account not deleted since.
+
+    Every writer asks this under the lease, so that no run that has read "active" a moment ago brings back a user who is
+    deleted.
+    """
+    return (party.deleted_at or 0) <= run.deleted_at and user.facts() == run.seen
+
+
 def left_behind(party: Party, ledger: Ledger) -> list[Party]:
     """The other customers whose links point to the same user that was deleted by hand: they follow."""
     gone = ledger.person(party.sub) if party.sub is not None else None
     others = sorted(gone.parties - {party.id}) if gone is not None else []
     return [other for other in map(ledger.party, others) if other.sub == party.sub]
+
+
+def tombstone_id(email: str, key: str) -> str:
+    """The keyed hash under which the deletion of an address's account is remembered; also the address's lease."""
+    return hmac.new(key.encode(), email.lower().encode(), hashlib.sha256).hexdigest()[:40]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All that an e-mail address leads to: at most one user, the parties that are linked to them, and those with this
+    address that are linked to nobody.
+
+    `elsewhere`: parties with this address that are linked to another user.
+    """
+
+    email: str
+    user: User
+    linked: frozenset[str] = frozenset()
+    unlinked: frozenset[str] = frozenset()
+    elsewhere: frozenset[str] = frozenset()
+    sub: str | None = None
+
+    @property
+    def parties(self) -> frozenset[str]:
+        """All that are theirs, or nobody else's."""
+        return self.linked | self.unlinked
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything."""
+        return self.sub is not None or bool(self.parties)
+
+
+def account_of(email: str, ledger: Ledger, users: Users, now: int, sub: str | None = None) -> Account:
+    """The account of an address, as of now.
+
+    It may lead to several users: an address that a customer had once, or typed into Checkout, may be another user's
+    today. `sub` says which one is meant; otherwise AccountAmbiguous names them.
+    """
+    owner = users.with_address(email)
+    links = {name: ledger.party(name).sub for name in sorted(ledger.parties_of(email, now))}
+    subs = {each for each in (owner.sub if owner else None, *links.values()) if each is not None}
+    if sub is None:
+        if len(subs) > 1:
+            raise AccountAmbiguous(f'several users have, or had, this address: say "sub": {" or ".join(sorted(subs))}')
+        sub = next(iter(subs), None)
+    elif sub not in subs:
+        raise AccountAmbiguous("the user with this sub neither has nor had this address")
+    user = owner if owner is not None and owner.sub == sub else users.get(sub) if sub is not None else None
+    person = ledger.person(sub) if sub is not None else None
+    linked = {name for name, link in links.items() if link is not None and link == sub}
+    unlinked = {name for name, link in links.items() if link is None}
+    return Account(
+        email,
+        user or User(exists=False),
+        frozenset(linked | (person.parties if person is not None else frozenset())),
+        frozenset(unlinked),
+        frozenset(links.keys() - linked - unlinked),
+        sub,
+    )

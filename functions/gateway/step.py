@@ -1,16 +1,21 @@
 """What every task of the state machine shares: its input, its log lines, and errors without personal data."""
 
+import contextlib
 import functools
+import json
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.access import Access, Target, User
 from gateway.errors import GatewayError, UnexpectedError
 from gateway.events import is_order, party_of
 from gateway.ledger import Change
 from gateway.telemetry import logger
+
+Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
+_Invocation = TypeVar("_Invocation", "Run", "Deletion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,11 @@ class Run:
     execution: str
     owner: str
     state: Mapping[str, Any]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """What every log line names."""
+        return {"event_id": self.event_id, "order_id": self.order_id}
 
     @property
     def event_id(self) -> str:
@@ -88,6 +98,16 @@ class Run:
         return int(self.state["billing"]["read_at"])
 
     @property
+    def deleted_at(self) -> int:
+        """When the account of the payer was deleted, as far as ReadBilling knew; 0: never."""
+        return int(self.state["billing"]["deleted_at"] or 0)
+
+    @property
+    def erased(self) -> bool:
+        """Whether nothing was bought since then, so that nothing personal is to be kept."""
+        return bool(self.state["billing"]["erased"])
+
+    @property
     def parties(self) -> list[str]:
         """Whose billing was read."""
         return list(self.state["billing"]["parties"])
@@ -113,11 +133,46 @@ class Run:
         return dict(self.state.get("change", {"before": None, "after": None}))
 
 
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """One invocation of a task of the offboarding machine; the fields are those of Run.
+
+    `state` is its input {tombstone} and what the tasks before this one answered, under `remains` and `error`.
+    """
+
+    execution: str
+    owner: str
+    state: Mapping[str, Any]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """What every log line names."""
+        return {"tombstone": self.id}
+
+    @property
+    def id(self) -> str:
+        """The tombstone's."""
+        return str(self.state["tombstone"])
+
+    @property
+    def passes(self) -> int:
+        """How often this execution has looked for what remains."""
+        return int(self.state["remains"]["pass"]) if "remains" in self.state else 0
+
+
 def shape(user: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part of a user's facts that operators ask for; None: there was no user."""
     if not user["exists"]:
         return None
     return {name: user[name] for name in ("enabled", "dapp_limit", "payment_status")}
+
+
+def failure(error: Mapping[str, str]) -> str:
+    """What a Catch keeps, as operators read it: the error's name, and the message in a Lambda's error envelope."""
+    cause = error.get("Cause", "")
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        cause = str(json.loads(cause)["errorMessage"])
+    return f"{error['Error']}: {cause}"
 
 
 def defect(error: Exception) -> str:
@@ -126,18 +181,24 @@ def defect(error: Exception) -> str:
     return f"{type(error).__name__} at {place.filename.rpartition('/')[2]}:{place.lineno}; this is a defect"
 
 
-def step(task: Callable[[Run], dict[str, Any]]) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
-    """Make a Lambda handler of a task: {"execution": ARN, "run": state} in, the task's answer out."""
+Task = Callable[[_Invocation], dict[str, Any]]
 
+
+def step(task: Callable[[Run], dict[str, Any]]) -> Handler:
+    """Make a Lambda handler of a task: {"execution": ARN, "run": state} in, the task's answer out."""
+    return _handler(task, Run)
+
+
+def deletion_step(task: Callable[[Deletion], dict[str, Any]]) -> Handler:
+    """The same for the offboarding machine."""
+    return _handler(task, Deletion)
+
+
+def _handler(task: Task[_Invocation], kind: Callable[[str, str, Mapping[str, Any]], _Invocation]) -> Handler:
     @functools.wraps(task)
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-        run = Run(event["execution"], context.aws_request_id, event["run"])
-        logger.append_keys(
-            function=context.function_name,
-            event_id=run.event_id,
-            order_id=run.state["order_id"],
-            execution=run.execution,
-        )
+        run = kind(event["execution"], context.aws_request_id, event["run"])
+        logger.append_keys(function=context.function_name, execution=run.execution, **run.keys)
         try:
             answer = task(run)
         except GatewayError as error:

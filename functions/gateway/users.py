@@ -3,6 +3,7 @@
 The pool signs in by e-mail: the user name is an immutable UUID (`sub`), and Cognito takes the e-mail in its place.
 """
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,6 +26,8 @@ from gateway.errors import (
 
 # What billing writes into custom:disabled_by, and the only value it ever clears.
 BILLING = "billing"
+# What an operator's ban writes there.
+OPERATOR = "operator"
 
 _ATTRIBUTES = {
     "dapp_limit": "custom:num_dapps",
@@ -69,6 +72,11 @@ class Users:
                 "the payer's address is that of another payer's user, unverified: change one of the two in Stripe"
             )
         return user
+
+    def with_address(self, email: str) -> User | None:
+        """The user whose e-mail this is, however they came by it, None when there is none."""
+        user, found = self._get(email)
+        return user if user is not None and found["email"].lower() == email.lower() else None
 
     def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> tuple[str, bool]:
         """Create the user and have Cognito send the welcome mail; returns the sub, and whether the mail left.
@@ -137,6 +145,11 @@ class Users:
     def sign_out(self, sub: str) -> None:
         """Revoke every refresh token of the user."""
         self._call("admin_user_global_sign_out", sub)
+
+    def delete(self, sub: str) -> None:
+        """Delete the user; one who is gone already is no error."""
+        with contextlib.suppress(UserMissing):
+            self._call("admin_delete_user", sub)
 
     def _get(self, username: str) -> tuple[User | None, dict[str, str]]:
         """The user, and their attributes."""

@@ -20,7 +20,7 @@ PURE_NEIGHBOURS = {"gateway.access", "gateway.errors", "gateway.events"}
 SPEAKERS = {
     r"admin_\w+|list_users": "gateway/users.py",
     r"put_item|get_item|update_item|delete_item|transact_write_items|batch_write_item|scan": "gateway/ledger.py",
-    r"start_execution|stop_execution|list_executions|describe_execution": "gateway/fulfillment.py",
+    r"start_execution|stop_execution|list_executions|describe_execution": "gateway/executions.py",
     r"get_secret_value": "gateway/secret.py",
     r"put_events|TopicArn": "gateway/notices.py",
 }
@@ -31,7 +31,7 @@ OWNERS = {
     "events": "Notices",
     "secretsmanager": "Secret",
     "sns": "Notices",
-    "stepfunctions": "Fulfillment",
+    "stepfunctions": "StateMachine",
 }
 BOTO3 = {"gateway/aws.py": {"boto3"}, "gateway/ledger.py": {"boto3.dynamodb.types"}}
 STRIPE = ("gateway/billing.py", "gateway/signature.py")

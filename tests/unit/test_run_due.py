@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from gateway.errors import GatewayError, LedgerThrottled, LedgerUnavailable, StartThrottled, StartUnavailable
 from gateway.events import Order
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import ATTEMPT_SECONDS, DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
 from tests.handlers import imported
 
@@ -162,7 +162,7 @@ def world(module: ModuleType, dynamodb: Any, monkeypatch: pytest.MonkeyPatch) ->
     world = World(module, dynamodb)
     monkeypatch.setattr(module, "time", world.clock)
     monkeypatch.setattr(module, "ledger", Ledger(dynamodb, "orders"))
-    monkeypatch.setattr(module, "fulfillment", Fulfillment(world.machine, "arn:machine"))
+    monkeypatch.setattr(module, "fulfillment", StateMachine(world.machine, "arn:machine"))
     return world
 
 

@@ -13,7 +13,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from gateway.events import Purchase
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import ATTEMPT_SECONDS, MAX_ATTEMPTS, Attempt, Ledger
 from gateway.secret import Secret
 from tests.handlers import imported
@@ -209,7 +209,7 @@ def gateway(module: ModuleType, dynamodb: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr("stripe._webhook.time", clock)
     monkeypatch.setattr(module, "ledger", Ledger(dynamodb, "orders"))
-    monkeypatch.setattr(module, "fulfillment", Fulfillment(gateway.machine, "arn:machine"))
+    monkeypatch.setattr(module, "fulfillment", StateMachine(gateway.machine, "arn:machine"))
     monkeypatch.setattr(module, "signing", Secret(vault, "arn:secret", clock.time))
     return gateway
 

@@ -34,7 +34,7 @@ from gateway import events, telemetry
 from gateway.access import Item, Mark, MarkKind, Purchase, Subscription
 from gateway.billing import Charged, Customer
 from gateway.errors import BillingIncomplete
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import DUE_SHARDS, Attempt, DuePerson, Ledger, Person
 from gateway.notices import Notices
 from gateway.step import shape
@@ -317,7 +317,7 @@ class World:
         self._machine = clients.stepfunctions.create_state_machine(
             name=machine.logical_id, definition=self._substituted(), roleArn=ROLE
         )["stateMachineArn"]
-        self._fulfillment = Fulfillment(clients.stepfunctions, self._machine)
+        self._fulfillment = StateMachine(clients.stepfunctions, self._machine)
         self._events = 0
 
     # -------------------------------------------------------------- the machine

@@ -39,7 +39,7 @@ from moto.moto_api._internal import mock_random
 
 from gateway import errors, telemetry
 from gateway.events import HANDLED_TYPES
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import Ledger
 from gateway.notices import Notices
 from gateway.users import Users
@@ -67,7 +67,7 @@ PRICE_LIST = {"price_listed": 3}  # parameter DappPrices
 FAULTS = {
     "Ledger": (errors.LedgerThrottled, errors.LedgerUnavailable),
     "Users": (errors.CognitoThrottled, errors.CognitoUnavailable),
-    "Fulfillment": (errors.StartThrottled, errors.StartUnavailable),
+    "StateMachine": (errors.StartThrottled, errors.StartUnavailable),
     "Notices": (errors.NoticeThrottled, errors.NoticeUnavailable),
 }
 
@@ -288,7 +288,7 @@ class World:
         adapters = {
             "ledger": lambda: _Calls(Ledger(self.dynamodb, self.table), call),
             "users": lambda: _Calls(Users(self.cognito, self.pool), call),
-            "fulfillment": lambda: _Calls(Fulfillment(_Starter(self), "FulfillmentStateMachine"), call),
+            "fulfillment": lambda: _Calls(StateMachine(_Starter(self), "FulfillmentStateMachine"), call),
             "notices": lambda: _Calls(Notices(_Bus(self), "bus"), call),
             "signing": lambda: SimpleNamespace(text=lambda: WEBHOOK_SECRET, refresh=lambda: False),
             "time": lambda: SimpleNamespace(

@@ -1,4 +1,4 @@
-"""gateway.fulfillment: an attempt has one name and one input, whoever starts it and however often."""
+"""gateway.executions: an attempt has one name and one input, whoever starts it and however often."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
 
 from gateway.errors import GatewayError, StartRejected, StartThrottled, StartUnavailable
-from gateway.fulfillment import Fulfillment
+from gateway.executions import StateMachine
 from gateway.ledger import Attempt
 
 NOW = 1_790_000_000
@@ -54,7 +54,7 @@ class TestStart:
         self, stepfunctions: Any, machine: str, executions: Callable[[], dict[str, str]]
     ) -> None:
         for number in (1, 2, 14):
-            Fulfillment(stepfunctions, machine).start(attempt(number))
+            StateMachine(stepfunctions, machine).start(attempt(number))
         assert executions().keys() == {"evt_1", "evt_1-r2", "evt_1-r14"}
 
     @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ class TestStart:
         text: str,
     ) -> None:
         """Byte for byte: Step Functions compares texts. Neither the moment nor the state of the attempt is in it."""
-        fulfillment = Fulfillment(stepfunctions, machine)
+        fulfillment = StateMachine(stepfunctions, machine)
         fulfillment.start(attempt(1, customer_id))
         fulfillment.start(attempt(2, customer_id, at=NOW + 900, state="UNFULFILLED"))
         assert executions() == {"evt_1": text, "evt_1-r2": text}
@@ -82,13 +82,13 @@ class TestStart:
         self, stepfunctions: Any, machine: str, executions: Callable[[], dict[str, str]]
     ) -> None:
         for at in (NOW, NOW + 1):
-            Fulfillment(stepfunctions, machine).start(attempt(at=at))
+            StateMachine(stepfunctions, machine).start(attempt(at=at))
         assert len(executions()) == 1
 
     def test_of_an_attempt_that_has_run_is_no_second_start(
         self, stepfunctions: Any, machine: str, executions: Callable[[], dict[str, str]]
     ) -> None:
-        fulfillment = Fulfillment(stepfunctions, machine)
+        fulfillment = StateMachine(stepfunctions, machine)
         fulfillment.start(attempt())
         arn = machine.replace(":stateMachine:", ":execution:")
         stepfunctions.stop_execution(executionArn=f"{arn}:evt_1")
@@ -97,7 +97,7 @@ class TestStart:
 
     def test_of_an_unknown_machine_is_rejected(self, stepfunctions: Any) -> None:
         with pytest.raises(StartRejected, match="StateMachineDoesNotExist"):
-            Fulfillment(stepfunctions, MACHINE + "-gone").start(attempt())
+            StateMachine(stepfunctions, MACHINE + "-gone").start(attempt())
 
 
 class Broken:
@@ -133,7 +133,7 @@ def refusal(code: str, status: int = 400) -> ClientError:
 )
 def test_a_failing_start_has_our_name_and_nothing_of_the_request(error: Exception, name: type[GatewayError]) -> None:
     with pytest.raises(name, match=r"^StartExecution ") as caught:
-        Fulfillment(Broken(error), MACHINE).start(attempt())
+        StateMachine(Broken(error), MACHINE).start(attempt())
     assert type(caught.value) is name
     assert caught.value.__cause__ is None
     assert not any(value in str(caught.value) for value in ("evt_1", "cus_1", "in_1"))

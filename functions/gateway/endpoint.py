@@ -1,0 +1,173 @@
+"""What the operators' endpoints share: their requests, their answers, and who asks.
+
+in   HTTP API event (payload 2.0) of an IAM-authorised route with a JSON object {"email": …, …} of at most 10 kB
+out  JSON; 400 says what is wrong with the request, 403 nobody signed it, 404 nobody has this address, 409 the address
+     leads to several users or is being deleted, 413 too large, 503 passing (ask again), 502 lasting (README, errors)
+"""
+
+import base64
+import functools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gateway.errors import (
+    AccountAmbiguous,
+    AccountUnknown,
+    DeletionUnderWay,
+    GatewayError,
+    PersonBusy,
+    RequestInvalid,
+    UnusableEvent,
+)
+from gateway.events import email_address
+from gateway.step import Handler, defect
+from gateway.telemetry import logger
+
+MAX_BODY = 10_000  # bytes
+
+Field = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request that can be used. `values` holds every field that the endpoint knows; `caller` is an IAM ARN; `owner`
+    names this invocation (ledger leases); `seconds_left` until the answer must be there.
+    """
+
+    email: str
+    values: Mapping[str, Any]
+    caller: str
+    owner: str
+    seconds_left: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status and a JSON document."""
+
+    document: Mapping[str, Any]
+    status: int = 200
+
+
+def flag(value: Any) -> bool:
+    """true or false; false when it is not said."""
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise RequestInvalid("is neither true nor false")
+    return value
+
+
+def said(value: Any) -> bool:
+    """true or false, and it must be said."""
+    if value is None:
+        raise RequestInvalid("is missing: say true or false")
+    return flag(value)
+
+
+def text(length: int) -> Field:
+    """Printable text of at most this many characters; None when it is not said."""
+
+    def field(value: Any) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value.isprintable():
+            raise RequestInvalid("is not printable text")
+        if not value.strip() or len(value) > length:
+            raise RequestInvalid(f"is empty, or longer than {length} characters")
+        return value.strip()
+
+    return field
+
+
+def endpoint(**fields: Field) -> Callable[[Callable[[Request], Answer]], Handler]:
+    """Make a Lambda handler of what answers a Request with these fields besides the e-mail."""
+
+    def decorate(task: Callable[[Request], Answer]) -> Handler:
+        @functools.wraps(task)
+        def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+            logger.append_keys(function=context.function_name, caller=None, request_id=context.aws_request_id)
+            try:
+                answer = task(_request(event, context, fields))
+            except GatewayError as error:
+                answer = _refusal(error)
+                logger.warning("%s: %s", type(error).__name__, error, status=answer.status)
+            except Exception as error:
+                logger.error("UnexpectedError: %s", defect(error))
+                answer = Answer({"error": "UnexpectedError", "message": defect(error)}, 500)
+            else:
+                logger.info("answered", status=answer.status)
+            return {
+                "statusCode": answer.status,
+                "headers": {"content-type": "application/json", "cache-control": "no-store"},
+                "body": json.dumps(answer.document, default=int),  # DynamoDB's numbers are decimals
+            }
+
+        return handler
+
+    return decorate
+
+
+class _NotSigned(GatewayError):
+    """No caller: the route has lost its authorizer."""
+
+
+class _TooLarge(GatewayError):
+    """The body is over MAX_BODY."""
+
+
+_STATUSES: dict[type[GatewayError], int] = {
+    _NotSigned: 403,
+    _TooLarge: 413,
+    AccountAmbiguous: 409,
+    AccountUnknown: 404,
+    DeletionUnderWay: 409,
+    PersonBusy: 503,
+    RequestInvalid: 400,
+}
+
+
+def _refusal(error: GatewayError) -> Answer:
+    name = type(error).__name__
+    passing = name.endswith(("Throttled", "Unavailable"))
+    status = _STATUSES.get(type(error), 503 if passing else 502)
+    return Answer({"error": name.removeprefix("_"), "message": str(error)}, status)
+
+
+def _request(event: Mapping[str, Any], context: Any, fields: Mapping[str, Field]) -> Request:
+    signed = ((event.get("requestContext") or {}).get("authorizer") or {}).get("iam") or {}
+    caller = signed.get("userArn")
+    if not caller:
+        raise _NotSigned("nobody signed this request: is the route IAM-authorised?")
+    logger.append_keys(caller=caller)
+    content = _content(event)
+    if unknown := content.keys() - fields.keys() - {"email"}:
+        known = ", ".join(["email", *fields])
+        raise RequestInvalid(f"{len(unknown)} of the fields are not known here; known are {known}")
+    try:
+        email = email_address(content.get("email"))
+    except UnusableEvent as error:
+        raise RequestInvalid(str(error)) from None
+    values = {}
+    for name, field in fields.items():
+        try:
+            values[name] = field(content.get(name))
+        except RequestInvalid as error:
+            raise RequestInvalid(f"{name} {error}") from None
+    return Request(email, values, caller, context.aws_request_id, lambda: context.get_remaining_time_in_millis() / 1000)
+
+
+def _content(event: Mapping[str, Any]) -> dict[str, Any]:
+    body = event.get("body") or ""
+    try:
+        raw = base64.b64decode(body, validate=True) if event.get("isBase64Encoded") else body.encode()
+        if len(raw) > MAX_BODY:
+            raise _TooLarge(f"the body is larger than {MAX_BODY} bytes")
+        content = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise RequestInvalid("the body is not JSON") from None
+    if not isinstance(content, dict):
+        raise RequestInvalid("the body is not a JSON object")
+    return content

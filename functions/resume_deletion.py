@@ -1,0 +1,34 @@
+"""ResumeDeletion: the deletion of an account did not know of something bought before. It goes as well.
+
+in      the run; ReadBilling saw parties that are still billed for a deleted account
+out     {"started": number of deletions taken up again}; one that is under way sees to it by itself
+raises  LedgerThrottled, LedgerUnavailable, StartThrottled, StartUnavailable (passing);
+        LedgerRejected, StartRejected (lasting)
+"""
+
+import time
+from typing import Any
+
+from gateway import aws
+from gateway.executions import StateMachine
+from gateway.ledger import Ledger
+from gateway.settings import required
+from gateway.step import Run, step
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+offboarding = StateMachine(aws.client("stepfunctions"), required("OFFBOARDING_STATE_MACHINE_ARN"))
+
+
+@step
+def handler(run: Run) -> dict[str, Any]:
+    now = int(time.time())
+    started = 0
+    for party in map(ledger.party, run.state["billing"]["left_over"]):
+        if party.tombstone is None:
+            continue
+        deletion = ledger.join_deletion(party.tombstone, frozenset({party.id}))
+        taken = ledger.delete_again(deletion, now) if deletion.over(now) else None
+        if taken is not None:
+            offboarding.start(taken)
+            started += 1
+    return {"started": started}

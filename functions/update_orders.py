@@ -1,0 +1,89 @@
+"""POST /update: runs the orders of an e-mail address that are not fulfilled, one run per person.
+
+in   {"email", "next": from the page before, "sub": which user, where the address leads to several}
+out  200 {"email", "orders": at most 100 × {"id", "event", "result": "started" | "already running" | "nothing to do",
+     "why", "execution", "console"}, "next": null on the last page}; one run heals all orders of its person
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from gateway import aws
+from gateway.endpoint import Answer, Request, endpoint, text
+from gateway.errors import AccountUnknown
+from gateway.executions import StateMachine, console_link, execution_arn
+from gateway.ledger import Attempt, Ledger, attempt_of
+from gateway.pages import page_of
+from gateway.people import account_of
+from gateway.settings import required
+from gateway.users import Users
+
+MACHINE = required("STATE_MACHINE_ARN")
+OLDEST = 10  # orders of a person among which the one to run is looked for; the index may still list fulfilled ones
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
+fulfillment = StateMachine(aws.client("stepfunctions"), MACHINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What becomes of a person's orders."""
+
+    result: str
+    why: str
+    attempt: Attempt | None = None
+
+
+@endpoint(next=text(400), sub=text(64))
+def handler(request: Request) -> Answer:
+    now = int(time.time())
+    account = account_of(request.email, ledger, users, now, request.values["sub"])
+    if not account.known:
+        raise AccountUnknown("nobody has this address: no user, no customer, no order")
+    page = page_of(account.parties, ledger, request.values["next"], fulfilled=False)
+    runs: dict[frozenset[str], Run] = {}
+    lines = []
+    for row in page.orders:
+        person = account.linked if row["party"] in account.linked else frozenset({row["party"]})
+        if row["state"] == "FULFILLED":
+            run = Run("nothing to do", "it was fulfilled meanwhile")
+        elif not row["attempts"]:
+            run = Run("nothing to do", "its content cannot be used; resend the event in Stripe once that is mended")
+        else:
+            run = runs[person] = runs.get(person) or _run(person, now)
+        lines.append(_line(row, run))
+    return Answer({"email": request.email, "orders": lines, "next": page.next})
+
+
+def _run(person: frozenset[str], now: int) -> Run:
+    """Run the person's oldest open order, unless one of theirs is running: that one heals them all. Whoever asks at the
+    same time picks the same order, and only one of them gets its next attempt."""
+    events = [event for party in sorted(person) for event in islice(ledger.open_orders(party, now + 60), OLDEST)]
+    rows = [row for row in ledger.rows(events) if row["state"] != "FULFILLED" and row["attempts"]]
+    attempts = [attempt_of(row) for row in sorted(rows, key=lambda row: (row["received_at"], row["event_id"]))]
+    running = next((each for each in attempts if not each.over(now)), None)
+    if running is not None:
+        return Run("already running", "this run heals all orders of the person", running)
+    if not attempts:
+        return Run("nothing to do", "all were fulfilled meanwhile")
+    taken = ledger.next_attempt(attempts[0], now)
+    if taken is None:
+        return Run("already running", "somebody else has just started it")
+    fulfillment.start(taken)
+    return Run("started", "this run heals all orders of the person", taken)
+
+
+def _line(row: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    execution = None if run.attempt is None else execution_arn(MACHINE, run.attempt.execution_name)
+    return {
+        "id": row["order_id"],
+        "event": row["event_id"],
+        "result": run.result,
+        "why": run.why,
+        "execution": execution,
+        "console": None if execution is None else console_link(execution),
+    }
