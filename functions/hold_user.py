@@ -39,7 +39,7 @@ def handler(request: Request) -> Answer:
         raise AccountUnknown("no user has this address")
     sub = account.sub
     enabled = _under_lease(sub, request, (lambda: _hold(sub, str(reason), request)) if hold else (lambda: _lift(sub)))
-    run = _run(sub, min(account.linked)) if account.linked else None
+    run = _run(sub, min(account.linked), request.owner) if account.linked else None
     execution = None if run is None else execution_arn(MACHINE, run.execution_name)
     return Answer(
         {
@@ -104,10 +104,10 @@ def _lift(sub: str) -> bool:
     return user.enabled or (user.held and not governed)
 
 
-def _run(sub: str, party: str) -> Attempt:
+def _run(sub: str, party: str, asked: str) -> Attempt:
     """Billing looks at the person now, and tells others of the change."""
     now = int(time.time())
-    order = recheck(sub, party, now, livemode=LIVEMODE)
+    order = recheck(sub, party, now, livemode=LIVEMODE, asked=asked)
     known = ledger.record(order, now)
     attempt = known or Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", now)
     fulfillment.start(attempt)

@@ -176,10 +176,11 @@ def notice(event: Envelope) -> str | None:
     return "MappingChanged" if changed & _MAPPING else None
 
 
-def recheck(sub: str, party: str, at: int, *, livemode: bool) -> Order:
-    """Our own order for a moment at which a person's access may change although Stripe sends nothing."""
+def recheck(sub: str, party: str, at: int, *, livemode: bool, asked: str = "") -> Order:
+    """Our own order for a moment at which a person's access may change although Stripe sends nothing. `asked`: the id
+    of the request that wants it, which may not be the only one in its second."""
     return Order(
-        event_id=f"recheck_{sub.replace('-', '')}_{at}",
+        event_id=f"recheck_{(asked or sub).replace('-', '')}_{at}",
         event_type="gateway.recheck",
         livemode=livemode,
         order_id=party,

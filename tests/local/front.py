@@ -20,12 +20,16 @@ from botocore.credentials import Credentials
 from werkzeug.wrappers import Request, Response
 
 from .lambda_service import Answer, TooManyRequestsError
+from .template import TemplateError
 
 MAX_BODY = 10 * 1024 * 1024
 """Bytes that API Gateway takes; it answers 413 to more."""
 
 MAX_SKEW = 300
 """Seconds that a signature may be old or early."""
+
+OPEN_ROUTE = ("post", "/create")
+"""The only route without an authorizer: Stripe signs what it sends, and the function checks that."""
 
 _ANY = "x-amazon-apigateway-any-method"
 _FUNCTION = re.compile(r"/functions/(.+)/invocations")
@@ -229,7 +233,10 @@ def _routes(body: Mapping[str, Any]) -> Iterable[Route]:
             function = _FUNCTION.search(integration["uri"])
             if function is None:
                 raise NotImplementedError(f"{path}: {integration['uri']} is no function")
-            names = [name for entry in operation.get("security", []) for name in entry]
+            # SAM writes NONE where a route goes without the API's default authorizer.
+            names = [name for entry in operation.get("security", []) for name in entry if name != "NONE"]
+            if not names and (method, path) != OPEN_ROUTE:
+                raise TemplateError(f"{method.upper()} {path} has no authorizer: anybody could call it")
             for name in names:
                 if schemes.get(name, {}).get("x-amazon-apigateway-authtype") != "awsSigv4":
                     raise NotImplementedError(f"{path}: authorizer {name}; only AWS_IAM runs here")

@@ -309,7 +309,7 @@ class World:
         self._table = template.resources["OrdersTable"].logical_id
         self.ledger = Ledger(clients.dynamodb, self._table)
         self.users = Users(clients.cognito, pool_id)
-        (machine,) = template.of_type("AWS::StepFunctions::StateMachine")
+        machine = template.resources["FulfillmentStateMachine"]
         self._substitutions: dict[str, str] = template.resolve(machine.properties["DefinitionSubstitutions"])
         self.lambdas = Lambdas(
             handlers, {arn: name.removesuffix("FunctionArn") for name, arn in self._substitutions.items()}
@@ -593,7 +593,8 @@ def handlers(template: Template) -> dict[str, ModuleType]:
     """State -> its Lambda's module, imported with exactly the environment that the template gives it."""
     return {
         name.removesuffix("Arn").removesuffix("Function"): _imported(template, name.removesuffix("Arn"))
-        for name in template.of_type("AWS::StepFunctions::StateMachine")[0].properties["DefinitionSubstitutions"]
+        for machine in template.of_type("AWS::StepFunctions::StateMachine")
+        for name in machine.properties["DefinitionSubstitutions"]
     }
 
 
