@@ -233,7 +233,7 @@ def _routes(body: Mapping[str, Any]) -> Iterable[Route]:
             function = _FUNCTION.search(integration["uri"])
             if function is None:
                 raise NotImplementedError(f"{path}: {integration['uri']} is no function")
-            # SAM writes NONE where a route goes without the API's default authorizer.
+            # SAM writes NONE where a route goes without an authorizer on purpose.
             names = [name for entry in operation.get("security", []) for name in entry if name != "NONE"]
             if not names and (method, path) != OPEN_ROUTE:
                 raise TemplateError(f"{method.upper()} {path} has no authorizer: anybody could call it")

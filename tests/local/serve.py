@@ -159,6 +159,9 @@ def _hints(product: Product, *, own_stripe: bool) -> str:
             "See the users:",
             f"  AWS_ACCESS_KEY_ID={ACCESS_KEY} AWS_SECRET_ACCESS_KEY={SECRET_KEY} aws cognito-idp list-users"
             f" --region {stack.region} --endpoint-url {stack.aws_endpoint} --user-pool-id {stack.user_pool_id}",
+            "Ask why a user is as they are (README, Operating, has the other calls):",
+            f"  curl --aws-sigv4 aws:amz:{stack.region}:execute-api --user {ACCESS_KEY}:{SECRET_KEY}"
+            f""" -d '{{"email": "buyer@example.com", "history": true}}' {stack.api}/read""",
             f"Log of the functions: {product.log}",
             "Nothing sends mail here: welcome mails appear below. Ctrl-C ends it all.",
         ]
