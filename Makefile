@@ -81,7 +81,7 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
-## make diagram          draws the state machine into the README
+## make diagram          draws the state machines into the README
 .PHONY: diagram
 diagram: .venv/ready
 	.venv/bin/python -m tests.diagram

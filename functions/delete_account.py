@@ -56,6 +56,8 @@ def handler(request: Request) -> Answer:
         )
         if taken is not None:  # otherwise somebody else has just started it
             offboarding.start(taken)
+    else:
+        offboarding.start(seen)  # by its name: starts nothing when it runs, as it should
     return _answer(request.email, _ended(tombstone, request), now)
 
 

@@ -38,12 +38,12 @@ def handler(run: Deletion) -> dict[str, Any]:
     with ledger.lease(sub, run.owner, now):
         try:
             users.sign_out(sub)
-        except UserMissing:
+            person = ledger.person(sub)
+            if person is not None:
+                # Told before it is done: afterwards nobody would come back to it after a kill.
+                teller = Teller(ledger, users, notices, WITH_EMAIL, TOPIC is not None)
+                teller.tell(person, None, now, customer=None, reason="the account was deleted", event_id=None)
+        except UserMissing:  # deleted by hand meanwhile
             return {"deleted": False}
-        person = ledger.person(sub)
-        if person is not None:
-            # Told before it is done: afterwards nobody would come back to it after a kill.
-            teller = Teller(ledger, users, notices, WITH_EMAIL, TOPIC is not None)
-            teller.tell(person, None, now, customer=None, reason="the account was deleted", event_id=None)
         users.delete(sub)
     return {"deleted": True}

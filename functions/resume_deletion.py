@@ -1,7 +1,7 @@
 """ResumeDeletion: the deletion of an account did not know of something bought before. It goes as well.
 
 in      the run; ReadBilling saw parties that are still billed for a deleted account
-out     {"started": number of deletions taken up again}; one that is under way sees to it by itself
+out     {"started": number of deletions that are under way now}
 raises  LedgerThrottled, LedgerUnavailable, StartThrottled, StartUnavailable (passing);
         LedgerRejected, StartRejected (lasting)
 """
@@ -27,8 +27,8 @@ def handler(run: Run) -> dict[str, Any]:
         if party.tombstone is None:
             continue
         deletion = ledger.join_deletion(party.tombstone, frozenset({party.id}))
-        taken = ledger.delete_again(deletion, now) if deletion.over(now) else None
+        taken = ledger.delete_again(deletion, now) if deletion.over(now) else deletion
         if taken is not None:
-            offboarding.start(taken)
+            offboarding.start(taken)  # by its name: starts nothing when it runs already
             started += 1
     return {"started": started}

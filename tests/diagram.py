@@ -1,15 +1,19 @@
-"""`python -m tests.diagram`: draws the state machine into README.md, as Mermaid, from the definition itself."""
+"""`python -m tests.diagram`: draws the state machines into README.md, as Mermaid, from the definitions themselves."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
-DEFINITION = REPOSITORY / "statemachine" / "fulfillment.asl.json"
-MARKS = ("<!-- diagram: make diagram -->\n", "<!-- /diagram -->\n")
+MACHINES = REPOSITORY / "statemachine"
+
+
+def definitions() -> dict[str, dict[str, Any]]:
+    """By the name of the machine."""
+    paths = sorted(MACHINES.glob("*.asl.json"))
+    return {path.name.removesuffix(".asl.json"): json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def lines(definition: dict[str, Any]) -> Iterator[str]:
@@ -21,8 +25,8 @@ def lines(definition: dict[str, Any]) -> Iterator[str]:
             case "Choice":
                 for rule in state["Choices"]:
                     yield f"    {name} --> {rule['Next']}: {_label(rule['Comment'])}"
-                yield f"    {name} --> {state['Default']}: Nothing is missing"
-            case "Task":
+                yield f"    {name} --> {state['Default']}: {_otherwise(definition['States'][state['Default']])}"
+            case "Task" | "Wait":
                 yield f"    {name} --> {state['Next']}"
             case _:
                 yield f"    {name} --> [*]"
@@ -33,18 +37,26 @@ def lines(definition: dict[str, Any]) -> Iterator[str]:
         yield f"    note right of {handler}: when {_among(caught, definition)} fails for good"
 
 
-def drawn(readme: str, definition: dict[str, Any]) -> str:
-    """The README with today's diagram."""
-    first, last = (re.escape(mark) for mark in MARKS)
-    diagram = "\n".join(lines(definition))
-    return re.sub(
-        f"(?s){first}.*{last}", lambda _: f"{MARKS[0]}```mermaid\n{diagram}\n```\n{MARKS[1]}", readme, count=1
-    )
+def drawn(readme: str, machines: dict[str, dict[str, Any]]) -> str:
+    """The README with today's diagrams."""
+    for name, definition in machines.items():
+        first, last = f"<!-- diagram: {name} -->\n", f"<!-- /diagram: {name} -->\n"
+        if first not in readme or last not in readme:
+            raise ValueError(f"the README has no place for the diagram of {name}: {first}{last}")
+        before, _, rest = readme.partition(first)
+        diagram = "\n".join(lines(definition))
+        readme = f"{before}{first}```mermaid\n{diagram}\n```\n{last}{rest.partition(last)[2]}"
+    return readme
 
 
 def _among(names: list[str], definition: dict[str, Any]) -> str:
     tasks = [name for name, state in definition["States"].items() if state["Type"] == "Task"]
     return "any other task" if len(names) == len(tasks) - 1 else " or ".join(names)
+
+
+def _otherwise(target: dict[str, Any]) -> str:
+    """Why no rule of a choice applied: the state that follows begins by saying it."""
+    return _label(target["Comment"].partition(":")[0])
 
 
 def _label(comment: str) -> str:
@@ -53,9 +65,7 @@ def _label(comment: str) -> str:
 
 
 def main() -> None:
-    README.write_text(
-        drawn(README.read_text(encoding="utf-8"), json.loads(DEFINITION.read_text(encoding="utf-8"))), encoding="utf-8"
-    )
+    README.write_text(drawn(README.read_text(encoding="utf-8"), definitions()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from gateway.errors import (
     GatewayError,
     PersonBusy,
     RequestInvalid,
+    SecretUnavailable,
     UnusableEvent,
 )
 from gateway.events import email_address
@@ -126,6 +127,7 @@ _STATUSES: dict[type[GatewayError], int] = {
     DeletionUnderWay: 409,
     PersonBusy: 503,
     RequestInvalid: 400,
+    SecretUnavailable: 502,  # lasting, whatever its name says
 }
 
 

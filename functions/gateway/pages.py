@@ -27,7 +27,7 @@ def page_of(parties: Iterable[str], ledger: Ledger, after: str | None, *, fulfil
     before = None
     if after is not None:
         found = _NEXT.fullmatch(after)
-        if found is None or found[1] not in names:
+        if found is None or found[1] not in names or (found[2] < "OPEN#" and not fulfilled):
             raise RequestInvalid("next is not what a page of this address ended with")
         names, before = names[names.index(found[1]) :], found[2]
     ranks: list[tuple[str, str]] = []

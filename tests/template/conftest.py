@@ -1,4 +1,4 @@
-"""The deployed application as data: the state machine, the template as CloudFormation sees it, and the sources.
+"""The deployed application as data: the state machines, the template as CloudFormation sees it, and the sources.
 
 Each rule is a function of an Application that returns its problems, so that a test can show it an application that is
 broken on purpose.
@@ -7,6 +7,7 @@ broken on purpose.
 import ast
 import copy
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,20 +23,17 @@ REPOSITORY = Path(__file__).parents[2]
 
 @dataclass
 class Application:
-    """What is deployed. `sources`: path below functions/ -> Python text. `tests`: all test modules, as one text."""
+    """What is deployed. `definitions`: name of a machine -> its definition. `sources`: path below functions/ -> Python
+    text. `tests`: all test modules, as one text."""
 
-    definition: dict[str, Any]
+    definitions: dict[str, dict[str, Any]]
     template: dict[str, Any]
     sources: dict[str, str]
     tests: str = field(repr=False, default="")
 
     @property
-    def states(self) -> dict[str, Any]:
-        return dict(self.definition["States"])
-
-    @property
-    def tasks(self) -> dict[str, Any]:
-        return {name: state for name, state in self.states.items() if state["Type"] == "Task"}
+    def machines(self) -> list["Machine"]:
+        return [Machine(name, self) for name in self.definitions]
 
     @property
     def handlers(self) -> dict[str, str]:
@@ -57,6 +55,31 @@ class Application:
     def source_of(self, function: str) -> str:
         """The source of a function of the template; empty when there is none."""
         return self.sources.get(f"{self.functions[function]['Handler'].removesuffix('.handler')}.py", "")
+
+
+@dataclass
+class Machine:
+    """A state machine of an application. `name`: its file's below statemachine/."""
+
+    name: str
+    app: Application
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        return self.app.definitions[self.name]
+
+    @property
+    def resource(self) -> str:
+        """Its logical id in the template."""
+        return f"{self.name.capitalize()}StateMachine"
+
+    @property
+    def states(self) -> dict[str, Any]:
+        return dict(self.definition["States"])
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        return {name: state for name, state in self.states.items() if state["Type"] == "Task"}
 
 
 Rule = Callable[[Application], list[str]]
@@ -96,6 +119,24 @@ def calls(source: str, *functions: str) -> list[str]:
     ]
 
 
+def snake(name: str) -> str:
+    """LookupUser -> lookup_user"""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+def answered(source: str, function: str = "handler") -> set[str]:
+    """The keys of the dictionary that a handler returns, or has a function of its module return."""
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    keys: set[str] = set()
+    for node in ast.walk(functions[function]):
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
+            keys.update(key.value for key in node.value.keys if isinstance(key, ast.Constant))
+        elif isinstance(node, ast.Return) and isinstance(node.value, ast.Call):
+            called = ast.unparse(node.value.func)
+            keys.update(answered(source, called) if called in functions else ())
+    return keys
+
+
 def _translated() -> dict[str, Any]:
     source = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
     for properties in (source["Globals"]["Function"], *(each["Properties"] for each in source["Resources"].values())):
@@ -109,10 +150,12 @@ def _translated() -> dict[str, Any]:
 
 def _read() -> Application:
     functions = REPOSITORY / "functions"
-    machine = REPOSITORY / "statemachine" / "fulfillment.asl.json"
+    machines = sorted((REPOSITORY / "statemachine").glob("*.asl.json"))
     tests = [path for path in (REPOSITORY / "tests").rglob("test_*.py") if path.parent != Path(__file__).parent]
     return Application(
-        definition=json.loads(machine.read_text(encoding="utf-8")),
+        definitions={
+            path.name.removesuffix(".asl.json"): json.loads(path.read_text(encoding="utf-8")) for path in machines
+        },
         template=_translated(),
         sources={
             path.relative_to(functions).as_posix(): path.read_text(encoding="utf-8")

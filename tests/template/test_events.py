@@ -1,28 +1,101 @@
 """`sam local invoke <Function> -e tests/events/<file>.json`: every function has an event of the right shape."""
 
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from gateway.step import Run
+from gateway.endpoint import Answer, Request, endpoint
+from gateway.step import Deletion, Run
+from tests.handlers import imported
+from tests.template.conftest import answered, application, snake
 
-FUNCTIONS = Path("functions")
+APPLICATION = application()
+FUNCTIONS = {path.removesuffix(".py"): text for path, text in APPLICATION.handlers.items()}
 EVENTS = Path("tests/events")
-STEPS = sorted(path.stem for path in FUNCTIONS.glob("*.py") if "@step" in path.read_text(encoding="utf-8"))
+TASKS = [(machine.name, name) for machine in APPLICATION.machines for name in machine.tasks]
+STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@step\n" in text)
+DELETION_STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@deletion_step\n" in text)
+ENDPOINTS = sorted(name for name, text in FUNCTIONS.items() if "\n@endpoint(" in text)
+ROUTES = sorted(name for name, text in FUNCTIONS.items() if text.startswith('"""POST /'))
+
+
+def event(name: str) -> dict[str, Any]:
+    return dict(json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8")))
 
 
 def test_every_function_has_an_event_and_no_other() -> None:
-    assert {path.stem for path in EVENTS.glob("*.json")} == {path.stem for path in FUNCTIONS.glob("*.py")}
+    assert {path.stem for path in EVENTS.glob("*.json")} == FUNCTIONS.keys()
+
+
+def test_every_task_is_a_step_of_its_machine() -> None:
+    steps = {"fulfillment": STEPS, "offboarding": DELETION_STEPS}
+    assert {(machine, name) for machine, names in steps.items() for name in names} == {
+        (machine, snake(name)) for machine, name in TASKS
+    }
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS)
+def test_the_event_of_a_task_has_what_the_tasks_before_it_answer(name: str, task: str) -> None:
+    (machine,) = (each for each in APPLICATION.machines if each.name == name)
+    passed = event(snake(task))
+    assert f":execution:{name}:" in passed["execution"]
+    answers = {
+        state["ResultPath"].removeprefix("$."): answered(FUNCTIONS[snake(each)])
+        for each, state in machine.tasks.items()
+    }
+    answers["error"] = {"Error", "Cause"}
+    for path, answer in passed["run"].items():
+        if isinstance(answer, dict):
+            assert answer.keys() == answers[path], path
 
 
 @pytest.mark.parametrize("name", STEPS)
 def test_the_event_of_a_step_is_what_the_machine_passes(name: str) -> None:
-    event = json.loads((EVENTS / f"{name}.json").read_text(encoding="utf-8"))
-    run = Run(event["execution"], "local", event["run"])
+    run = Run(event(name)["execution"], "local", event(name)["run"])
     assert (run.event_id, run.party, run.attempt) == ("evt_1", "cus_1", 1)
     if "billing" in run.state:
         assert run.access.reason
+        assert run.state["billing"]["resume"] is bool(run.state["billing"]["left_over"])
+        assert bool(run.deleted_at) is run.erased
     if "lookup" in run.state:
         assert run.user.facts() == run.seen
         assert run.target.payment_status == run.access.status
+
+
+@pytest.mark.parametrize("name", DELETION_STEPS)
+def test_the_event_of_a_deletion_step_is_what_the_machine_passes(name: str) -> None:
+    run = Deletion(event(name)["execution"], "local", event(name)["run"])
+    assert re.fullmatch("[0-9a-f]{40}", run.id)
+    assert run.execution.endswith(f":{run.id}-r1")
+    assert bool(run.passes) is ("remains" in run.state)
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_the_event_of_a_route_is_sent_there(name: str) -> None:
+    sent = event(name)
+    assert FUNCTIONS[name].startswith(f'"""{sent["routeKey"]}: ')
+    assert sent["routeKey"] == f"POST {sent['rawPath']}"
+
+
+@pytest.mark.parametrize("name", ENDPOINTS)
+def test_the_event_of_an_endpoint_is_a_request_that_it_can_use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[Request] = []
+
+    def keeping(**fields: Any) -> Any:
+        """The same decorator, around something that only keeps the request."""
+        return lambda _: endpoint(**fields)(lambda request: requests.append(request) or Answer({}))
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("gateway.endpoint.endpoint", keeping)
+    (function,) = (each for each, body in APPLICATION.functions.items() if body["Handler"] == f"{name}.handler")
+    context = SimpleNamespace(function_name=name, aws_request_id="local", get_remaining_time_in_millis=lambda: 20_000)
+    answer = imported(function).handler(event(name), context)
+    assert (answer["statusCode"], answer["body"]) == (200, "{}")
+    (request,) = requests
+    assert request.caller == event(name)["requestContext"]["authorizer"]["iam"]["userArn"]
+    said = json.loads(event(name)["body"])
+    assert {"email": request.email, **{key: request.values[key] for key in said if key != "email"}} == said
