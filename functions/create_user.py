@@ -47,7 +47,7 @@ def handler(run: Run) -> dict[str, Any]:
         # The address has a lease of its own: once a deletion has held it, no run that knows nothing of the deletion
         # creates a user any more.
         with ledger.lease(address, run.owner, now):
-            buried = ledger.tombstone(address)
+            buried = ledger.tombstone(address) if party.sub is None else None  # a linked party has its own tombstone
             if buried is not None and buried.deleted_at > run.deleted_at:
                 return run.change_so_far
             return _create(run, party, [party.id, *(other.id for other in others)], now)

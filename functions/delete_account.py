@@ -44,21 +44,28 @@ def handler(request: Request) -> Answer:
         return _dry_run(request, now)
     tombstone = tombstone_id(request.email, hash_key.text())
     seen = ledger.tombstone(tombstone)
+    if seen is not None and seen.state != "DONE":  # one that was begun before comes to its end first
+        seen = _run(tombstone, seen, request, now)
+        if seen.state != "DONE":
+            return _answer(request.email, seen, now)
+    account = account_of(request.email, ledger, users, now, request.values["sub"], own=True)
+    if account.known or unheard_of(account, ledger, billing):
+        seen = _run(tombstone, seen, request, now)
+    elif seen is None:
+        raise AccountUnknown("nobody has this address: no user, no customer, no order")
+    return _answer(request.email, seen, now)
+
+
+def _run(tombstone: str, seen: Tombstone | None, request: Request, now: int) -> Tombstone:
+    """Begin a deletion, or take one up again that has failed; how far it is when the answer is due."""
     if seen is None or seen.over(now):
-        if seen is None or seen.state == "DONE":
-            account = account_of(request.email, ledger, users, now, request.values["sub"])
-            if not account.known and not unheard_of(account, ledger, billing):
-                if seen is None:
-                    raise AccountUnknown("nobody has this address: no user, no customer, no order")
-                return _answer(request.email, seen, now)
-        taken = ledger.delete(
-            tombstone, seen, now, email=request.email, sub=request.values["sub"], requested_by=request.caller
-        )
-        if taken is not None:  # otherwise somebody else has just started it
-            offboarding.start(taken)
+        sub = request.values["sub"]
+        taken = ledger.delete(tombstone, seen, now, email=request.email, sub=sub, requested_by=request.caller)
     else:
-        offboarding.start(seen)  # by its name: starts nothing when it runs, as it should
-    return _answer(request.email, _ended(tombstone, request), now)
+        taken = seen
+    if taken is not None:  # otherwise somebody else has just started it
+        offboarding.start(taken)  # by its name: starts nothing when it runs already
+    return _ended(tombstone, request)
 
 
 def _ended(tombstone: str, request: Request) -> Tombstone:
@@ -90,7 +97,7 @@ def _answer(email: str, deletion: Tombstone, now: int) -> Answer:
 
 
 def _dry_run(request: Request, now: int) -> Answer:
-    account = account_of(request.email, ledger, users, now, request.values["sub"])
+    account = account_of(request.email, ledger, users, now, request.values["sub"], own=True)
     parties = account.parties | unheard_of(account, ledger, billing)
     if account.sub is None and not parties:
         raise AccountUnknown("nobody has this address: no user, no customer, no order")

@@ -38,6 +38,7 @@ def handler(run: Deletion) -> dict[str, Any]:
     with ledger.lease(sub, run.owner, now):
         try:
             users.sign_out(sub)
+            users.disable(sub)  # whatever fails from here on, nobody uses what they do not pay for
             person = ledger.person(sub)
             if person is not None:
                 # Told before it is done: afterwards nobody would come back to it after a kill.

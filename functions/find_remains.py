@@ -2,7 +2,8 @@
 
 in      the deletion
 out     {"pass": looks so far, "parties": whose remains were looked for, "cancel": subscriptions are still billed,
-         "user": the Cognito user is there, "personal": the ledger still names somebody}
+         "user": the Cognito user is there, "personal": the ledger still names somebody, "renewed": customers who have
+         bought again since}
 raises  StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable
         (passing);
         StripeKeyRejected, StripeRejected, BillingIncomplete, CognitoRejected, LedgerRejected, SecretUnavailable,
@@ -48,4 +49,5 @@ def handler(run: Deletion) -> dict[str, Any]:
         "cancel": bool(found.subscriptions),
         "user": found.user,
         "personal": found.personal,
+        "renewed": found.renewed,
     }

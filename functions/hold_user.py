@@ -34,7 +34,7 @@ def handler(request: Request) -> Answer:
     hold, reason = request.values["hold"], request.values["reason"]
     if hold and reason is None:
         raise RequestInvalid("reason is missing: a ban says why")
-    account = account_of(request.email, ledger, users, int(time.time()), request.values["sub"])
+    account = account_of(request.email, ledger, users, int(time.time()), request.values["sub"], own=True)
     if account.sub is None or not account.user.exists:
         raise AccountUnknown("no user has this address")
     sub = account.sub
@@ -68,8 +68,6 @@ def _under_lease(sub: str, request: Request, write: Callable[[], bool]) -> bool:
 
 def _seen(sub: str) -> tuple[User, Person | None]:
     person, user = ledger.person(sub), users.get(sub)
-    if person is not None and person.deleted_at is not None:
-        raise DeletionUnderWay("this account is being deleted")
     if user is None:
         raise AccountUnknown("the user was deleted meanwhile")
     return user, person
@@ -92,6 +90,8 @@ def _hold(sub: str, reason: str, request: Request) -> bool:
 def _lift(sub: str) -> bool:
     """The same. Whom billing governs is left disabled in its name: the run that follows decides."""
     user, person = _seen(sub)
+    if person is not None and person.deleted_at is not None:
+        raise DeletionUnderWay("this account is being deleted; a ban cannot be lifted any more")
     governed = person is not None and bool(person.parties) and not user.comped
     if user.held and governed:
         users.update(sub, disabled_by=BILLING)

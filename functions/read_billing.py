@@ -137,4 +137,4 @@ def _note(found: Bought) -> None:
     """Keep what was learnt about a customer."""
     party = found.party
     if not is_order(party.id) and (found.email, found.subscribed) != (party.email, party.subscribed):
-        ledger.note_party(party.id, email=found.email, subscribed=found.subscribed)
+        ledger.note_party(party.id, email=found.email, subscribed=found.subscribed, deleted_at=party.deleted_at)

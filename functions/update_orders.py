@@ -22,7 +22,7 @@ from gateway.settings import required
 from gateway.users import Users
 
 MACHINE = required("STATE_MACHINE_ARN")
-OLDEST = 10  # orders of a person among which the one to run is looked for; the index may still list fulfilled ones
+LOOKED_AT = 10  # oldest and latest orders of a customer, for one that runs already; the index may list fulfilled ones
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
@@ -54,19 +54,27 @@ def handler(request: Request) -> Answer:
         elif not row["attempts"]:
             run = Run("nothing to do", "its content cannot be used; resend the event in Stripe once that is mended")
         else:
-            run = runs[person] = runs.get(person) or _run(person, now)
+            run = runs[person] = runs.get(person) or _run(person, row["event_id"], now)
         lines.append(_line(row, run))
     return Answer({"email": request.email, "orders": lines, "next": page.next})
 
 
-def _run(person: frozenset[str], now: int) -> Run:
+def _run(person: frozenset[str], asked: str, now: int) -> Run:
     """Run the person's oldest open order, unless one of theirs is running: that one heals them all. Whoever asks at the
-    same time picks the same order, and only one of them gets its next attempt."""
-    events = [event for party in sorted(person) for event in islice(ledger.open_orders(party, now + 60), OLDEST)]
-    rows = [row for row in ledger.rows(events) if row["state"] != "FULFILLED" and row["attempts"]]
+    same time picks the same order, and only one of them gets its next attempt. `asked` is one that can be run."""
+    oldest = {event for party in person for event in islice(ledger.open_orders(party, now + 60), LOOKED_AT)}
+    latest = {
+        rank.rpartition("#")[2]
+        for party in person
+        for rank in ledger.orders(party, fulfilled=False, before=None, limit=LOOKED_AT)
+    }
+    rows = [
+        row for row in ledger.rows(sorted(oldest | latest | {asked})) if row["state"] != "FULFILLED" and row["attempts"]
+    ]
     attempts = [attempt_of(row) for row in sorted(rows, key=lambda row: (row["received_at"], row["event_id"]))]
     running = next((each for each in attempts if not each.over(now)), None)
     if running is not None:
+        fulfillment.start(running)  # whoever took it may have been refused; starting it twice is starting it once
         return Run("already running", "this run heals all orders of the person", running)
     if not attempts:
         return Run("nothing to do", "all were fulfilled meanwhile")

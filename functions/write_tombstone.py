@@ -37,6 +37,8 @@ def handler(run: Deletion) -> dict[str, Any]:
     tombstone = ledger.deletion(run.id)
     # Whoever creates a user with this address holds this lease: those who began before the deletion are done now.
     with ledger.lease(run.id, run.owner, now):
+        if not tombstone.buried:  # what a failed attempt has left standing was still given access to
+            tombstone = ledger.stamp(run.id, now)
         if not tombstone.account_known:
             tombstone = _account(tombstone)
     if tombstone.sub is not None:
@@ -46,6 +48,7 @@ def handler(run: Deletion) -> dict[str, Any]:
         if ledger.party(name).sub is None:
             with ledger.lease(name, run.owner, now):
                 _bury(name, tombstone)
+    ledger.buried(run.id)
     return {"parties": len(tombstone.parties), "user": tombstone.sub is not None}
 
 
@@ -53,7 +56,7 @@ def _account(tombstone: Tombstone) -> Tombstone:
     """Keep what belongs to the account: as far as the ledger knows, and customers of whom only Stripe knows."""
     if tombstone.email is None:  # only what turned up late is to be deleted
         return tombstone
-    account = account_of(tombstone.email, ledger, users, tombstone.deleted_at, tombstone.sub)
+    account = account_of(tombstone.email, ledger, users, tombstone.deleted_at, tombstone.sub, own=True)
     parties = account.parties | unheard_of(account, ledger, billing)
     return ledger.join_deletion(tombstone.id, parties, account.sub)
 

@@ -96,7 +96,7 @@ class Billing:
                         "customer": customer_id,
                         "status": "all",
                         "limit": 100,
-                        "expand": ["data.customer", "data.latest_invoice"],
+                        "expand": ["data.customer", "data.latest_invoice", "data.schedule"],
                     }
                 )
             )
@@ -190,7 +190,7 @@ class Billing:
         self._require_mode(session, session_id)
         settled = session.get("payment_status") in ("paid", "no_payment_required")
         if session.get("status") != "complete" or not settled:
-            return Purchase(session_id, "open", (), _paid_at(session))
+            return Purchase(session_id, "open" if _may_be_paid(session) else "unpaid", (), _paid_at(session))
         rows = self._list(lambda api: api.checkout.sessions.line_items.list(session_id, {"limit": 100}))
         products = _Products()
         items = tuple(self._item(row, products, live=False) for row in rows)
@@ -225,7 +225,7 @@ class Billing:
             period_unpaid=bool(pause) and row["status"] == "active" and self._period_unpaid(row["id"]),
             written_off=latest is not None and _written_off(latest),
             settled=latest is not None and latest.get("status") == "paid",
-            created=row.get("created"),
+            created=_ordered_at(row),
         )
 
     def _invoices(self, subscription_id: str, **more: Any) -> list[dict[str, Any]]:
@@ -417,6 +417,19 @@ def _written_off(invoice: Mapping[str, Any]) -> bool:
         and written_off - finalized <= _WRITTEN_OFF_BY_PAUSE
     )
     return invoice.get("status") == "uncollectible" and not by_pause
+
+
+def _ordered_at(subscription: Mapping[str, Any]) -> int | None:
+    """When a subscription was made; one that a schedule began, when its schedule was."""
+    schedule = subscription.get("schedule")
+    made = [each.get("created") for each in (subscription, schedule) if isinstance(each, Mapping)]
+    return min((at for at in made if at is not None), default=None)
+
+
+def _may_be_paid(session: Mapping[str, Any]) -> bool:
+    """Whether an unpaid session still waits for its buyer, or for a delayed payment."""
+    intent = session.get("payment_intent")
+    return session.get("status") == "open" or (isinstance(intent, Mapping) and intent.get("status") == "processing")
 
 
 def _paid_at(session: Mapping[str, Any]) -> int | None:

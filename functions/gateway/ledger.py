@@ -153,7 +153,8 @@ class Tombstone:
     """A deletion of the account of one e-mail address. `id` is the address's keyed hash.
 
     `email` is known until the deletion is done. `account_known`: `sub` and `parties` are all that belongs to the
-    address; parties that turn up later are added.
+    address; parties that turn up later are added. `buried`: nothing of it counts any more that was bought before
+    `deleted_at`.
     """
 
     id: str
@@ -165,6 +166,7 @@ class Tombstone:
     sub: str | None = None
     parties: frozenset[str] = frozenset()
     account_known: bool = False
+    buried: bool = False
     canceled: int = 0
     last_error: str | None = None
 
@@ -494,8 +496,9 @@ class Ledger:
         row |= {"kind": mark.kind, "charge": mark.charge, "pays": mark.pays, "until": mark.until}  # type: ignore[dict-item]
         self._call("put_item", Item=_row({name: value for name, value in row.items() if value is not None}))
 
-    def note_party(self, party: str, *, email: str | None, subscribed: bool) -> None:
-        """Keep what Stripe says of a customer: the address they have now, and that they had a subscription."""
+    def note_party(self, party: str, *, email: str | None, subscribed: bool, deleted_at: int | None = None) -> None:
+        """Keep what Stripe says of a customer: the address they have now, and that they had a subscription; unless
+        their account was deleted since (`deleted_at` is the deletion that the caller knows of)."""
         values: dict[str, Any] = {":subscribed": subscribed, ":rank": "PARTY", ":party": party}
         change = "SET subscribed = :subscribed, #rank = :rank, of_party = :party"
         if email is None:
@@ -503,7 +506,11 @@ class Ledger:
         else:
             values[":email"] = email
             change += ", email = :email"
-        self._change(_key(f"PARTY#{party}", "PARTY"), change, values)
+        unchanged = "attribute_not_exists(deleted_at)"
+        if deleted_at is not None:
+            values[":deleted_at"] = deleted_at
+            unchanged = "deleted_at = :deleted_at"
+        self._change(_key(f"PARTY#{party}", "PARTY"), change, values, unchanged)
 
     def claim_email(self, party: str, email: str) -> None:
         """Keep the address that a user is about to be created with: whoever comes after a kill finds that user."""
@@ -721,10 +728,11 @@ class Ledger:
         if seen is None or seen.state == "DONE":
             change += ", deleted_at = :now, canceled = :none"
             values[":none"] = 0
-            if sub is not None:
-                change += ", #sub = :sub"
-                values[":sub"] = sub
-            change += " REMOVE parties, account_known, last_error" + ("" if sub is not None else ", #sub")
+        if sub is not None and (seen is None or seen.state == "DONE" or not seen.account_known):
+            change += ", #sub = :sub"
+            values[":sub"] = sub
+        if seen is None or seen.state == "DONE":
+            change += " REMOVE parties, account_known, buried, last_error" + ("" if sub is not None else ", #sub")
         return self._next_deletion(tombstone, seen, change, values)
 
     def delete_again(self, seen: Tombstone, now: int) -> Tombstone | None:
@@ -756,6 +764,19 @@ class Ledger:
         if row is None:
             raise LedgerRejected(f"the ledger has no deletion {tombstone}: was the execution started by hand?")
         return _tombstone(row)
+
+    def stamp(self, tombstone: str, now: int) -> Tombstone:
+        """From this moment on nothing counts that was bought before; LedgerRejected when there is no such deletion."""
+        key = _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE")
+        row = self._changed(key, "SET deleted_at = :now", {":now": now}, "attribute_exists(pk)", ReturnValues="ALL_NEW")
+        if row is None:
+            raise LedgerRejected(f"the ledger has no deletion {tombstone}: was the execution started by hand?")
+        return _tombstone(row)
+
+    def buried(self, tombstone: str) -> None:
+        """All that belongs to the account is buried: the moment of the deletion is what it is."""
+        key = _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE")
+        self._change(key, "SET buried = :buried", {":buried": True}, "attribute_exists(pk)")
 
     def count_canceled(self, tombstone: str, subscriptions: int) -> None:
         """Keep how many subscriptions a deletion has canceled."""
@@ -950,6 +971,7 @@ def _tombstone(row: Mapping[str, Any]) -> Tombstone:
         row.get("sub"),
         frozenset(row.get("parties", ())),
         row.get("account_known", False),
+        row.get("buried", False),
         int(row.get("canceled", 0)),
         row.get("last_error"),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from gateway.access import User
 from gateway.errors import AccountAmbiguous
+from gateway.events import is_order
 from gateway.ledger import Ledger, Party
 from gateway.step import Run
 from gateway.users import Users
@@ -79,18 +80,32 @@ class Account:
         return self.sub is not None or bool(self.parties)
 
 
-def account_of(email: str, ledger: Ledger, users: Users, now: int, sub: str | None = None) -> Account:
+def account_of(
+    email: str, ledger: Ledger, users: Users, now: int, sub: str | None = None, *, own: bool = False
+) -> Account:
     """The account of an address, as of now.
 
     It may lead to several users: an address that a customer had once, or typed into Checkout, may be another user's
-    today. `sub` says which one is meant; otherwise AccountAmbiguous names them.
+    today. `sub` says which one is meant; otherwise AccountAmbiguous names them. `own`: a user whose own address is
+    another one must be meant by their sub as well. Anybody who is joined to a user by typing their address can change
+    the address of their customer at Stripe, and then ask for what is theirs to be destroyed.
     """
     owner = users.with_address(email)
-    links = {name: ledger.party(name).sub for name in sorted(ledger.parties_of(email, now))}
+    parties = [ledger.party(name) for name in sorted(ledger.parties_of(email, now))]
+    # An order names the address that its customer had then; whoever has another one now, and no user, is somebody else.
+    links = {
+        party.id: party.sub
+        for party in parties
+        if party.sub is not None or is_order(party.id) or party.email in (None, email)
+    }
     subs = {each for each in (owner.sub if owner else None, *links.values()) if each is not None}
     if sub is None:
         if len(subs) > 1:
             raise AccountAmbiguous(f'several users have, or had, this address: say "sub": {" or ".join(sorted(subs))}')
+        if own and owner is None and any(users.get(each) is not None for each in subs):
+            raise AccountAmbiguous(
+                f'the user of a customer with this address has another: say "sub": {next(iter(subs))}'
+            )
         sub = next(iter(subs), None)
     elif sub not in subs:
         raise AccountAmbiguous("the user with this sub neither has nor had this address")

@@ -11,12 +11,16 @@ from gateway.ledger import Ledger, Party
 from gateway.people import Account
 from gateway.users import Users
 
+# A run that knew nothing of a deletion may have closed an order of this many seconds after it.
+BURIAL = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Remains:
     """`subscriptions` are still billed; `others` are, too, but give no access: they belong to other products and stay.
 
     `user`: whether the Cognito user is there. `orders`, `parties`, `person`: rows of the ledger that name somebody.
+    `renewed`: customers who have bought again since the deletion.
     """
 
     subscriptions: tuple[str, ...]
@@ -25,6 +29,7 @@ class Remains:
     orders: int
     parties: int
     person: bool
+    renewed: tuple[str, ...] = ()
 
     @property
     def personal(self) -> bool:
@@ -45,10 +50,14 @@ def remains(
     rows = [ledger.party(each) for each in sorted(parties)]
     billed: list[Subscription] = []
     others: list[str] = []
+    renewed: list[str] = []
     for party in rows:
         if not is_order(party.id):
             alive = [each for each in customer_of(party, billing).subscriptions if not each.ended]
-            billed += left_over(alive, now if deleted_at is None else deleted_at)
+            due = left_over(alive, now if deleted_at is None else deleted_at)
+            billed += due
+            if any(each.counts and each not in due for each in alive):
+                renewed.append(party.id)
             others += [each.id for each in alive if not each.counts]
     person = ledger.person(sub) if sub is not None else None
     return Remains(
@@ -58,6 +67,7 @@ def remains(
         sum(len(personal_orders(party, ledger, now if deleted_at is None else deleted_at)) for party in rows),
         sum(_personal(party, deleted_at) for party in rows),
         person is not None and not person.erased,
+        tuple(renewed),
     )
 
 
@@ -67,8 +77,10 @@ def unheard_of(account: Account, ledger: Ledger, billing: Billing) -> frozenset[
     return frozenset(each.id for each in map(ledger.party, others) if each.sub is None and each.deleted_at is None)
 
 
-def personal_orders(party: Party, ledger: Ledger, until: int) -> list[str]:
-    """Event ids of the party's orders recorded until then that say something of a person."""
+def personal_orders(party: Party, ledger: Ledger, deleted_at: int) -> list[str]:
+    """Event ids of the party's orders that say something of a person, recorded before the deletion or while it buried
+    the account. What comes later is erased when it is closed, unless it is of somebody who bought again."""
+    until = deleted_at + BURIAL
     return [
         row["event_id"]
         for row in ledger.rows(list(ledger.all_orders(party.id)))
