@@ -24,12 +24,15 @@ from typing import Any, Self
 
 import pytest
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.auth import SIGV4_TIMESTAMP, SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from gateway.events import HANDLED_TYPES
 from tests.local import lambda_service
 from tests.local.moto_fixes import Invitation
-from tests.local.stack import REPOSITORY, Execution, LocalStack
+from tests.local.stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, Execution, LocalStack
 from tests.local.stripe_account import StripeAccount
 from tests.local.stripe_http import StripeServer
 
@@ -94,8 +97,13 @@ class Answer:
     text: str
 
     @property
+    def document(self) -> Json:
+        found: Json = json.loads(self.text)
+        return found
+
+    @property
     def message(self) -> str:
-        return str(json.loads(self.text)["message"])
+        return str(self.document["message"])
 
 
 class Queue:
@@ -285,10 +293,38 @@ class Gateway:
     ) -> Answer:
         """POST /create with exactly these bytes; signed unless a signature is given ("" sends none)."""
         signature = sign(body) if signature is None else signature
-        headers = {"Content-Type": content_type} | ({header: signature} if signature else {})
+        return self.request("/create", body, {"Content-Type": content_type} | ({header: signature} if signature else {}))
+
+    def ask(self, path: str, email: str, **fields: Any) -> Answer:
+        """What an operator asks of /read, /update, /delete or /hold, signed as AWS's SDKs sign."""
+        body = json.dumps({"email": email, **fields}).encode()
+        return self.request(path, body, self.signature(path, body))
+
+    def signature(
+        self,
+        path: str,
+        body: bytes,
+        *,
+        key: str = ACCESS_KEY,
+        secret: str = SECRET_KEY,
+        service: str = "execute-api",
+        region: str | None = None,
+        age: int = 0,
+    ) -> dict[str, str]:
+        """The headers of a POST that is signed with SigV4 `age` seconds ago."""
+        request = AWSRequest("POST", self.stack.api + path, {"Content-Type": "application/json"}, body)
+        request.context["timestamp"] = time.strftime(SIGV4_TIMESTAMP, time.gmtime(time.time() - age))
+        request.headers["X-Amz-Date"] = request.context["timestamp"]
+        signer = SigV4Auth(Credentials(key, secret), service, region or self.stack.region)
+        text = signer.string_to_sign(request, signer.canonical_request(request))
+        signer._inject_signature_to_request(request, signer.signature(text, request))
+        return dict(request.headers.items())
+
+    def request(self, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """A POST as it is."""
         connection = http.client.HTTPConnection(self.stack.api.removeprefix("http://"), timeout=60)
         try:
-            connection.request("POST", "/create", body, headers)
+            connection.request("POST", path, body, dict(headers))
             response = connection.getresponse()
             return Answer(response.status, response.read().decode())
         finally:
@@ -542,6 +578,18 @@ class Gateway:
     @property
     def _dynamodb(self) -> Any:
         return self.stack.client("dynamodb")
+
+
+def template_with(folder: Path, text: str) -> Path:
+    """A copy of the template with this text. What a template names by relative paths is found from it as well."""
+    copy = folder / "one" / "two" / SOURCE.name
+    copy.parent.mkdir(parents=True)
+    for place, original in ((copy.parent, SOURCE.parent), (folder, SOURCE.parents[2])):
+        for entry in original.iterdir():
+            if entry.name != SOURCE.name and not (place / entry.name).exists():
+                (place / entry.name).symlink_to(entry.resolve())
+    copy.write_text(text, encoding="utf-8")
+    return copy
 
 
 def _documents(line: str) -> Iterator[Json]:

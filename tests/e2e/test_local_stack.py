@@ -22,6 +22,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 
+from tests.local import front
 from tests.local.front import HttpApi
 from tests.local.lambda_service import TooManyRequestsError
 from tests.local.stack import ACCESS_KEY, SECRET_KEY, LocalStack
@@ -286,6 +287,14 @@ def write_project(folder: Path, template: str = TEMPLATE) -> Path:
     (folder / "machine.asl.json").write_text(json.dumps(MACHINE))
     (folder / "template.yaml").write_text(template)
     return folder / "template.yaml"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _open_routes() -> Iterator[None]:
+    """Of the product only Stripe's route is open; of the template here most are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(front, "OPEN_ROUTES", {"/echo", "/items/{id}", "/fail", "/busy"})
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -578,6 +587,19 @@ class TestHttpApi:
         request = AWSRequest("POST", f"{stack.api}/signed", data=b"{}")
         SigV4Auth(Credentials(ACCESS_KEY, SECRET_KEY), "execute-api", stack.region).add_auth(request)
         assert post(stack, "/signed", b"{}", dict(request.headers))[0] == 403
+
+    @pytest.mark.parametrize("more", [{}, {"security": []}, {"security": [{"NONE": []}]}])
+    def test_a_route_that_is_open_by_mistake_is_an_error_when_built(self, stack: LocalStack, more: Any) -> None:
+        integration = {"type": "aws_proxy", "payloadFormatVersion": "2.0", "uri": "arn:x/functions/f/invocations"}
+        operation = {"x-amazon-apigateway-integration": integration, **more}
+        with pytest.raises(TemplateError, match="POST /other has no authorizer"):
+            HttpApi(
+                {"paths": {"/other": {"post": operation}}},
+                lambda *_: None,
+                credentials={},
+                region="",
+                account_id="",
+            )
 
     def test_other_authorizers_are_an_error_when_built(self, stack: LocalStack) -> None:
         integration = {

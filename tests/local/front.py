@@ -28,8 +28,8 @@ MAX_BODY = 10 * 1024 * 1024
 MAX_SKEW = 300
 """Seconds that a signature may be old or early."""
 
-OPEN_ROUTE = ("post", "/create")
-"""The only route without an authorizer: Stripe signs what it sends, and the function checks that."""
+OPEN_ROUTES = frozenset({"/create"})
+"""Paths that may go without an authorizer: Stripe signs what it sends there, and the function checks that."""
 
 _ANY = "x-amazon-apigateway-any-method"
 _FUNCTION = re.compile(r"/functions/(.+)/invocations")
@@ -235,7 +235,7 @@ def _routes(body: Mapping[str, Any]) -> Iterable[Route]:
                 raise NotImplementedError(f"{path}: {integration['uri']} is no function")
             # SAM writes NONE where a route goes without an authorizer on purpose.
             names = [name for entry in operation.get("security", []) for name in entry if name != "NONE"]
-            if not names and (method, path) != OPEN_ROUTE:
+            if not names and path not in OPEN_ROUTES:
                 raise TemplateError(f"{method.upper()} {path} has no authorizer: anybody could call it")
             for name in names:
                 if schemes.get(name, {}).get("x-amazon-apigateway-authtype") != "awsSigv4":

@@ -24,6 +24,7 @@ Json = dict[str, Any]
 
 NOW = 1_800_000_000
 EMAIL = "payer@example.com"
+KEY = "a key that nobody knows"
 ARN = "arn:aws:states:us-east-1:123456789012:execution:fulfillment:"
 
 ORDER = Order(
@@ -60,6 +61,13 @@ class Clock:
         return self.now
 
 
+class HashKey:
+    """The secret that addresses are hashed with (gateway.secret.Secret)."""
+
+    def text(self) -> str:
+        return KEY
+
+
 class Steps:
     """Tasks, and what they work on: the test's own ledger and users are the handlers' as well."""
 
@@ -70,6 +78,7 @@ class Steps:
         self.pool_id = pool_id
         self.ledger = Ledger(dynamodb, "orders")
         self.users = Users(cognito, pool_id)
+        self.hash_key = HashKey()
         self._patch = patch
 
     # -------------------------------------------------------------- tasks
@@ -77,7 +86,8 @@ class Steps:
     def module(self, state: str, **given: Any) -> ModuleType:
         """A handler's module with this world in it; `given` takes the place of names in it."""
         found = module(state)
-        for name, value in {"time": self.clock, "ledger": self.ledger, "users": self.users, **given}.items():
+        world = {"time": self.clock, "ledger": self.ledger, "users": self.users, "hash_key": self.hash_key}
+        for name, value in {**world, **given}.items():
             if hasattr(found, name):
                 self._patch.setattr(found, name, value)
         return found
@@ -94,11 +104,12 @@ class Steps:
         access = {"wanted": True, "status": "ACTIVE", "dapp_limit": 5, "reason": "sub_1 active", "recheck_at": None}
         access |= {"units": {"sub_1": 5}, "alarms": [], **changed.pop("access", {})}
         billing = {"pass": 1, "read_at": int(self.clock.now), "parties": ["cus_1"], "access": access}
+        billing |= {"deleted_at": None, "erased": False, "left_over": [], "resume": False}
         state = {"event_id": "evt_1", "order_id": "in_1", "customer_id": "cus_1", "billing": billing}
         if user is not None:
             target = {"enabled": True, "dapp_limit": access["dapp_limit"], "payment_status": access["status"]}
             state["lookup"] = {"user": user.facts(), "target": target, "invite": False, "rename": False}
-        billing |= {name: changed.pop(name) for name in ("read_at", "parties") if name in changed}
+        billing |= {name: changed.pop(name) for name in tuple(changed) if name in billing}
         return state | changed
 
     # -------------------------------------------------------------- the world

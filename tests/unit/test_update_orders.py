@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from gateway.access import User
-from gateway.events import Order
 from gateway.ledger import ATTEMPT_SECONDS, MAX_ATTEMPTS, Attempt, Ledger
 from tests.unit.operators import DENIED, HOSTILE, SILENT, THROTTLED, Operators
 from tests.unit.steps import EMAIL, NOW, ORDER, Json
@@ -239,8 +237,6 @@ class TestAtTheSameTime:
             return page
 
         operators._patch.setattr(module, "page_of", together)
-        handler = module.handler
-        module_of = operators.endpoint
         operators.endpoint = lambda function: module  # type: ignore[method-assign]
 
         def ask() -> None:
@@ -253,8 +249,6 @@ class TestAtTheSameTime:
             each.start()
         for each in askers:
             each.join(60)
-        operators.endpoint = module_of  # type: ignore[method-assign]
-        assert handler is module.handler
         assert [status for status, _ in found] == [200] * 6
         assert {result for _, document in found for result in results(document)} <= {"started", "already running"}
         assert runs(operators) == ["evt_cus1_00000-r2", "evt_cusnew_00000-r2"]
@@ -289,30 +283,22 @@ class TestAtTheSameTime:
         assert operators.machine.calls == []
 
 
-class TestTenThousandOrders:
-    @pytest.fixture
-    def many(self, operators: Operators) -> int:
-        user = operators.buyer()
-        assert isinstance(user, User)
-        bulk(operators, 10_000)
-        return 10_000
-
-    def test_are_answered_a_page_at_a_time_with_one_run_and_few_calls(self, operators: Operators, many: int) -> None:
-        shown: set[str] = set()
-        next_, pages, most = None, 0, 0
-        while pages == 0 or next_ is not None:
-            operators.table.calls.clear()
-            document = operators.update(**({} if next_ is None else {"next": next_}))
-            most = max(most, operators.table.total)
-            shown |= {each["event"] for each in document["orders"]}
-            assert len(document["orders"]) <= 100
-            next_, pages = document["next"], pages + 1
-            if pages == 5:  # the rest is alike
-                break
-        assert (pages, len(shown), len(runs(operators))) == (5, 500, 1)
+def test_ten_thousand_orders_are_answered_a_page_at_a_time_with_one_run_and_few_calls(operators: Operators) -> None:
+    operators.buyer()
+    bulk(operators, 10_000)
+    shown: set[str] = set()
+    following: Json = {}
+    for _ in range(2):  # the others are alike
+        operators.table.calls.clear()
+        document = operators.update(**following)
         # The account: by e-mail (a page of the index for 1 MB), its customer, its person. The orders: a page of the
         # index, and the rows. The run: the oldest, their rows, and the attempt.
-        assert most <= 12
+        assert operators.table.total <= 12, operators.table.calls
+        assert len(document["orders"]) == 100
+        shown |= {each["event"] for each in document["orders"]}
+        following = {"next": document["next"]}
+    assert len(shown) == 200
+    assert runs(operators) == ["evt_first-r2"]
 
 
 def bulk(operators: Operators, count: int) -> None:
@@ -321,7 +307,6 @@ def bulk(operators: Operators, count: int) -> None:
     operators.failed("evt_first", now - count)
     key = {"pk": {"S": "ORDER#evt_first"}, "sk": {"S": "ORDER"}}
     row = operators.dynamodb.get_item(TableName="orders", Key=key)["Item"]
-    assert Order.__name__ == "Order"
     for start in range(1, count, 25):
         puts = []
         for each in range(start, min(start + 25, count)):

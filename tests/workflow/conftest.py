@@ -1,8 +1,8 @@
-"""The fulfillment machine as deployed, in one process: the real definition in moto's interpreter, the real handlers.
+"""Both machines as deployed, in one process: the real definitions in moto's interpreter, the real handlers.
 
 Tables, user pool, substitutions and every function's environment come from template.yaml. Only Stripe is a fake (with
 memory), and so are the bus and the topic that changes are published to; a Lambda call is a call of the handler, and a
-Retry's wait moves the clock instead of sleeping.
+Retry's wait, or a Wait state, moves the clock instead of sleeping.
 """
 
 import functools
@@ -28,15 +28,17 @@ from moto.stepfunctions.parser.asl.component.common.error_name.error_name import
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
 from moto.stepfunctions.parser.asl.component.state.fail import state_fail
+from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_function import WaitFunction
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 
 from gateway import events, telemetry
 from gateway.access import Item, Mark, MarkKind, Purchase, Subscription
 from gateway.billing import Charged, Customer
 from gateway.errors import BillingIncomplete
-from gateway.executions import StateMachine
-from gateway.ledger import DUE_SHARDS, Attempt, DuePerson, Ledger, Person
+from gateway.executions import StateMachine, execution_arn
+from gateway.ledger import DUE_SHARDS, Attempt, DuePerson, Ledger, Person, Tombstone
 from gateway.notices import Notices
+from gateway.people import tombstone_id
 from gateway.step import shape
 from gateway.users import Users
 from tests.local import moto_fixes
@@ -54,10 +56,14 @@ parse = functools.cache(AmazonStateLanguageParser.parse)
 EMAIL = "markedmailbox@markeddomain.example"
 NEW_EMAIL = "othermailbox@markeddomain.example"
 NAME = "Markedgiven Markedfamily"
+HASH_KEY = "a key that only the gateway has"
 
 
 class Killed(BaseException):
-    """The Lambda's process ends here: nothing after it runs, no lease is given back."""
+    """The Lambda's process ends here: nothing after it runs, no lease is given back.
+
+    Its argument is the error's name in Step Functions, when that is not the time-out's.
+    """
 
 
 class Clock:
@@ -79,12 +85,14 @@ class Clock:
 
 @dataclass
 class FakeBilling:
-    """Stripe with memory, with the four questions that ReadBilling asks."""
+    """Stripe with memory, with the questions that the handlers ask, and the one thing that they do there."""
 
+    clock: Clock
     customers: dict[str, Customer] = field(default_factory=dict)
     purchases: dict[str, Purchase] = field(default_factory=dict)
     charges: dict[str, Charged] = field(default_factory=dict)
     marks: dict[str, MarkKind] = field(default_factory=dict)  # as they stand now
+    canceled: list[str] = field(default_factory=list)  # subscriptions, as often as it was asked for
     error: Exception | None = None
     slowly: Callable[[], object] | None = None  # what happens while a charge is looked up
 
@@ -94,6 +102,22 @@ class FakeBilling:
         if customer_id not in self.customers:
             raise BillingIncomplete("Stripe does not know an object that the ledger names: key of another account?")
         return self.customers[customer_id]
+
+    def customers_of(self, email: str) -> list[str]:
+        if self.error is not None:
+            raise self.error
+        return [each.id for each in self.customers.values() if each.email == email and not each.deleted]
+
+    def cancel(self, subscription_id: str, idempotency_key: str) -> None:
+        if self.error is not None:
+            raise self.error
+        self.canceled.append(subscription_id)
+        for name, customer in self.customers.items():
+            subscriptions = tuple(
+                replace(each, status="canceled") if each.id == subscription_id and not each.ended else each
+                for each in customer.subscriptions
+            )
+            self.customers[name] = replace(customer, subscriptions=subscriptions)
 
     def purchase(self, known: events.Purchase) -> Purchase:
         if self.error is not None:
@@ -119,12 +143,37 @@ class FakeBilling:
         return charge_id
 
     def subscribe(
-        self, customer_id: str, dapps: int, *, status: str = "active", email: str | None = EMAIL, **facts: Any
+        self,
+        customer_id: str,
+        dapps: int,
+        *,
+        status: str = "active",
+        email: str | None = EMAIL,
+        mapped: bool = True,
+        **facts: Any,
     ) -> None:
-        """The customer's one subscription is like this now."""
-        item = Item(price="price_dapp", quantity=dapps, dapps="1")
-        subscription = Subscription(id=f"sub_{customer_id}", status=status, items=(item,), **facts)
-        self.customers[customer_id] = Customer(customer_id, email, deleted=False, subscriptions=(subscription,))
+        """The customer's one subscription is like this now; a new one is made now."""
+        before = self.customers.get(customer_id)
+        made = before.subscriptions[0].created if before and before.subscriptions else int(self.clock.now)
+        self.customers[customer_id] = Customer(customer_id, email, deleted=False, subscriptions=())
+        self.add_subscription(
+            customer_id, f"sub_{customer_id}", dapps, status=status, mapped=mapped, **{"created": made, **facts}
+        )
+
+    def add_subscription(
+        self, customer_id: str, subscription: str, dapps: int = 1, *, mapped: bool = True, **facts: Any
+    ) -> None:
+        """One more subscription of a customer; without a mapping of its price it is another product's."""
+        item = Item(price="price_dapp" if mapped else "price_other", quantity=dapps, dapps="1" if mapped else None)
+        assert item.counts is mapped
+        customer = self.customers[customer_id]
+        about = {"status": "active", "created": int(self.clock.now), **facts}
+        more = Subscription(id=subscription, items=(item,), **about)
+        self.customers[customer_id] = replace(customer, subscriptions=(*customer.subscriptions, more))
+
+    def statuses(self, customer_id: str = "cus_first") -> dict[str, str]:
+        """How each subscription of the customer stands."""
+        return {each.id: each.status for each in self.customers[customer_id].subscriptions}
 
     def change_status(self, customer_id: str, status: str, **facts: Any) -> None:
         customer = self.customers[customer_id]
@@ -164,10 +213,10 @@ def told(stood: Mapping[str, Any] | None) -> tuple[bool, int, str] | None:
     return None if stood is None else (stood["enabled"], int(stood["dapp_limit"]), stood["payment_status"])
 
 
-def definition() -> dict[str, Any]:
-    """The fulfillment machine as it is in the repository, with its placeholders."""
-    machine = REPOSITORY / "statemachine" / "fulfillment.asl.json"
-    return dict(json.loads(machine.read_text(encoding="utf-8")))
+def definition(machine: str = "fulfillment") -> dict[str, Any]:
+    """A machine as it is in the repository, with its placeholders."""
+    file = REPOSITORY / "statemachine" / f"{machine}.asl.json"
+    return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -213,22 +262,52 @@ class Cognito:
     def spied(self, client: Any) -> Any:
         """This client, spied on. Each step in happens once."""
 
-        class Spied:
-            def __getattr__(_, operation: str) -> Callable[..., Any]:  # noqa: N805
-                def call(**request: Any) -> Any:
-                    self.before.pop(operation, lambda: None)()
-                    self.calls.append(operation)
-                    answer = getattr(client, operation)(**request)
-                    self.after.pop(operation, lambda: None)()
-                    return answer
+        def call(operation: str, method: Callable[..., Any], request: dict[str, Any]) -> Any:
+            self.before.pop(operation, lambda: None)()
+            self.calls.append(operation)
+            answer = method(**request)
+            self.after.pop(operation, lambda: None)()
+            return answer
 
-                return call
-
-        return Spied()
+        return _Spied(client, call)
 
     @property
     def writes(self) -> list[str]:
         return [call for call in self.calls if call != "admin_get_user"]
+
+
+class _Spied:
+    """An object whose every method is called through `call`."""
+
+    def __init__(self, spied: Any, call: Callable[[str, Callable[..., Any], dict[str, Any]], Any]) -> None:
+        self._spied = spied
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._spied, name)
+        if not callable(method):
+            return method
+        return lambda *args, **request: self._call(name, functools.partial(method, *args), request)
+
+
+@dataclass
+class Calls:
+    """Every call of one state's Lambda to a service, counted over all its invocations; one of them can be its last."""
+
+    count: int = 0
+    dies_before: int | None = None
+    dies_after: int | None = None
+    error: str = "Sandbox.Timedout"
+
+    def __call__(self, name: str, method: Callable[..., Any], request: dict[str, Any]) -> Any:
+        self.count += 1
+        number = self.count
+        if number == self.dies_before:
+            raise Killed(self.error)
+        answer = method(**request)
+        if number == self.dies_after:
+            raise Killed(self.error)
+        return answer
 
 
 def killed() -> None:
@@ -267,8 +346,8 @@ class Lambdas:
             )
             try:
                 answer = self._handlers[state].handler(json.loads(parameters["Payload"]), context)
-            except Killed:
-                return _faulty("Sandbox.Timedout", "Task timed out after 20.00 seconds")
+            except Killed as killing:
+                return _faulty(*(killing.args or ("Sandbox.Timedout",)), "Task timed out after 20.00 seconds")
             except Exception as error:
                 trace = traceback.format_list(traceback.extract_tb(error.__traceback__))
                 return _faulty(type(error).__name__, str(error), trace)
@@ -298,7 +377,7 @@ class World:
         self.definition = definition()
         self.handlers = handlers
         self.clock = Clock()
-        self.billing = FakeBilling()
+        self.billing = FakeBilling(self.clock)
         self.bus = Bus()
         self.waits = waits
         self.counted: Counter[str] = Counter()  # metrics
@@ -309,15 +388,23 @@ class World:
         self._table = template.resources["OrdersTable"].logical_id
         self.ledger = Ledger(clients.dynamodb, self._table)
         self.users = Users(clients.cognito, pool_id)
-        machine = template.resources["FulfillmentStateMachine"]
-        self._substitutions: dict[str, str] = template.resolve(machine.properties["DefinitionSubstitutions"])
+        machines = [template.resources[f"{name}StateMachine"] for name in ("Fulfillment", "Offboarding")]
+        self._substitutions: dict[str, str] = {
+            name: arn
+            for machine in machines
+            for name, arn in template.resolve(machine.properties["DefinitionSubstitutions"]).items()
+        }
         self.lambdas = Lambdas(
             handlers, {arn: name.removesuffix("FunctionArn") for name, arn in self._substitutions.items()}
         )
-        self._machine = clients.stepfunctions.create_state_machine(
-            name=machine.logical_id, definition=self._substituted(), roleArn=ROLE
-        )["stateMachineArn"]
+        self._machine, self._offboarding = (
+            clients.stepfunctions.create_state_machine(
+                name=machine.logical_id, definition=self._substituted(text), roleArn=ROLE
+            )["stateMachineArn"]
+            for machine, text in zip(machines, (self.definition, definition("offboarding")), strict=True)
+        )
         self._fulfillment = StateMachine(clients.stepfunctions, self._machine)
+        self.offboarding = StateMachine(clients.stepfunctions, self._offboarding)
         self._events = 0
 
     # -------------------------------------------------------------- the machine
@@ -325,7 +412,9 @@ class World:
     def use(self, definition: Mapping[str, Any]) -> None:
         """From now on, executions run this definition."""
         self.definition = dict(definition)
-        self._clients.stepfunctions.update_state_machine(stateMachineArn=self._machine, definition=self._substituted())
+        self._clients.stepfunctions.update_state_machine(
+            stateMachineArn=self._machine, definition=self._substituted(self.definition)
+        )
 
     def receive(self, customer_id: str | None = "cus_first", **known: Any) -> Attempt:
         """An order in the ledger, as the webhook records it; its first attempt, not started yet."""
@@ -356,7 +445,7 @@ class World:
     def start(self, attempt: Attempt) -> str:
         """Start an execution as the webhook does; its ARN."""
         self._fulfillment.start(attempt)
-        return f"{self._machine.replace(':stateMachine:', ':execution:')}:{attempt.execution_name}"
+        return execution_arn(self._machine, attempt.execution_name)
 
     def wait_for(self, execution: str) -> Ended:
         stepfunctions = self._clients.stepfunctions
@@ -395,6 +484,62 @@ class World:
         again = self.ledger.next_attempt(attempt, int(self.clock.now))
         assert again is not None
         return self.run(again)
+
+    # -------------------------------------------------------------- the deletion of an account
+
+    def delete(self, email: str = EMAIL, *, sub: str | None = None) -> Ended:
+        """POST /delete, and its execution to the end."""
+        return self.wait_for(self.start_deletion(email, sub=sub))
+
+    def start_deletion(self, email: str = EMAIL, *, sub: str | None = None) -> str:
+        """Take the next attempt as POST /delete does, and start its execution; its ARN."""
+        tombstone = tombstone_id(email, HASH_KEY)
+        seen = self.ledger.tombstone(tombstone)
+        taken = self.ledger.delete(
+            tombstone, seen, int(self.clock.now), email=email, sub=sub, requested_by="arn:aws:iam::1:user/operator"
+        )
+        assert taken is not None
+        self.offboarding.start(taken)
+        return execution_arn(self._offboarding, taken.execution_name)
+
+    def resumed(self, email: str = EMAIL) -> Ended:
+        """The deletion that a fulfillment has started, to its end."""
+        return self.wait_for(execution_arn(self._offboarding, self.tombstone(email).execution_name))
+
+    def tombstone(self, email: str = EMAIL) -> Tombstone:
+        """What the ledger has of the deletion of this address's account."""
+        return self.ledger.deletion(tombstone_id(email, HASH_KEY))
+
+    def table(self) -> list[dict[str, Any]]:
+        """Every row of the ledger."""
+        pages = self._clients.dynamodb.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
+        return [_plain(row) for page in pages for row in page["Items"]]
+
+    def calls_of(self, state: str, calls: Calls) -> Calls:
+        """From now on these are the calls that the state's Lambda makes."""
+        module = self.handlers[state]
+        for name, adapter in vars(module).copy().items():
+            if isinstance(adapter, Ledger):
+                self._patch.setattr(module, name, Ledger(_Spied(self._clients.dynamodb, calls), self._table))
+            elif isinstance(adapter, Users):
+                client = _Spied(self.cognito.spied(self._clients.cognito), calls)
+                self._patch.setattr(module, name, Users(client, self.pool_id))
+            elif isinstance(adapter, Notices):
+                bus = _Spied(self.bus, calls)
+                self._patch.setattr(module, name, Notices(bus, "bus", bus, "topic"))
+            elif isinstance(adapter, FakeBilling | StateMachine):
+                self._patch.setattr(module, name, _Spied(adapter, calls))
+        return calls
+
+    def ends(self) -> None:
+        """Wait for what still runs."""
+        for machine in (self._machine, self._offboarding):
+            executions = self._clients.stepfunctions.list_executions(stateMachineArn=machine)["executions"]
+            for execution in executions:
+                if execution["status"] == "RUNNING":
+                    self.wait_for(execution["executionArn"])
+
+    # -------------------------------------------------------------- parameters
 
     def parameter(self, state: str, name: str, value: object) -> None:
         """The operator has chosen another value than the template's default for what this handler's setting says."""
@@ -521,14 +666,18 @@ class World:
         """The order's row, as an operator sees it."""
         key = {"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}}
         row = self._clients.dynamodb.get_item(TableName=self._table, Key=key, ConsistentRead=True)["Item"]
-        plain = TypeDeserializer().deserialize
-        return {name: plain(value) for name, value in row.items()}
+        return _plain(row)
 
-    def _substituted(self) -> str:
-        text = json.dumps(self.definition)
+    def _substituted(self, definition: Mapping[str, Any]) -> str:
+        text = json.dumps(definition)
         for name, arn in self._substitutions.items():
             text = text.replace(f"${{{name}}}", arn)
         return text
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    plain = TypeDeserializer().deserialize
+    return {name: plain(value) for name, value in row.items()}
 
 
 # ------------------------------------------------------------------ how a person may stand when a story begins
@@ -569,6 +718,21 @@ def new_address(world: World) -> None:
     world.parameter("LookupUser", "FOLLOW", True)
     world.add_payer()
     world.billing.subscribe("cus_first", 3, email=NEW_EMAIL)
+
+
+def bought_before_the_deletion(world: World) -> None:
+    """Who bought, deletes the account of that address, and the event of the purchase comes late, with a customer of
+    whom nobody had heard."""
+    world.billing.subscribe("cus_known", 1)
+    world.happens("cus_known")
+    created = int(world.clock.now)
+    world.clock.pass_by(60)
+    assert world.delete().status == "SUCCEEDED"
+    world.waits.clear()
+    world.lambdas.calls.clear()
+    world.cognito.calls.clear()
+    world.clock.pass_by(60)
+    world.billing.subscribe("cus_first", 3, created=created)
 
 
 # ------------------------------------------------------------------ fixtures
@@ -666,6 +830,10 @@ def world(
             waits.append(seconds)
             world.clock.pass_by(seconds)
 
+        def wait_state(_: WaitFunction, env: object, wait_seconds: int) -> None:
+            world.clock.pass_by(wait_seconds)
+
+        monkeypatch.setattr(WaitFunction, "_wait_interval", wait_state)
         monkeypatch.setattr(retrier_decl, "time", SimpleNamespace(sleep=wait))
         # FULL jitter draws between nothing and the back-off; here the dice always show the most.
         monkeypatch.setattr(jitter_strategy_decl, "random", SimpleNamespace(uniform=lambda low, high: high))
@@ -674,11 +842,17 @@ def world(
             monkeypatch.setattr(module, "time", world.clock, raising=False)
             if hasattr(module, "users"):
                 monkeypatch.setattr(module, "users", Users(cognito.spied(module.users._client), pool_id))
+            if hasattr(module, "billing"):
+                monkeypatch.setattr(module, "billing", world.billing)
+            if hasattr(module, "notices"):
+                monkeypatch.setattr(module, "notices", Notices(world.bus, "bus", world.bus, "topic"))
+            if hasattr(module, "hash_key"):
+                monkeypatch.setattr(module, "hash_key", SimpleNamespace(text=lambda: HASH_KEY))
+            if hasattr(module, "offboarding"):
+                monkeypatch.setattr(module, "offboarding", world.offboarding)
         monkeypatch.setattr(moto.cognitoidp.models, "utcnow", world.clock.utcnow)
         monkeypatch.setattr(moto_fixes, "utcnow", world.clock.utcnow)
         monkeypatch.setattr(moto_fixes, "mail", moto_fixes.Mail())
-        monkeypatch.setattr(handlers["ReadBilling"], "billing", world.billing)
-        monkeypatch.setattr(handlers["MarkFulfilled"], "notices", Notices(world.bus, "bus", world.bus, "topic"))
         add_metric = telemetry.metrics.add_metric
 
         def count(name: str, unit: Any, value: float) -> None:
@@ -690,3 +864,4 @@ def world(
         environment = template.resources["MarkFulfilledFunction"].properties["Environment"]["Variables"]
         monkeypatch.setattr(telemetry.metrics, "namespace", environment["POWERTOOLS_METRICS_NAMESPACE"])
         yield world
+        world.ends()

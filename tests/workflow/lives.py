@@ -290,6 +290,7 @@ class World:
             "users": lambda: _Calls(Users(self.cognito, self.pool), call),
             "fulfillment": lambda: _Calls(StateMachine(_Starter(self), "FulfillmentStateMachine"), call),
             "notices": lambda: _Calls(Notices(_Bus(self), "bus"), call),
+            "hash_key": lambda: SimpleNamespace(text=lambda: "a key that only the gateway has"),
             "signing": lambda: SimpleNamespace(text=lambda: WEBHOOK_SECRET, refresh=lambda: False),
             "time": lambda: SimpleNamespace(
                 time=lambda: self.life.handlers_now, monotonic=lambda: self.life.handlers_now

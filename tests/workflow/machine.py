@@ -1,7 +1,8 @@
-"""A model checker for the fulfillment machine: every interleaving of two runs, with a kill at every point.
+"""A model checker for the state machines: every interleaving of two runs, with a kill at every point.
 
-The real definition and the real handlers run on a small world of plain data: Stripe's truth, the users, the ledger's
-rows. A handler is stopped before each call of an adapter (every method of Ledger, Users and Billing is one call to a
+A run is one of the fulfillment machine, or the deletion of the account of EMAIL (the offboarding machine). The real
+definitions and the real handlers run on a small world of plain data: Stripe's truth, the users, the ledger's rows.
+A handler is stopped before each call of an adapter (every method of Ledger, Users and Billing is one call to a
 service), so one step of a run is one call. Stopping and going on is done by replay: the handler starts anew and gets
 the answers that it got before, which works because a handler does nothing but compute between its calls.
 
@@ -14,10 +15,11 @@ are no steps of their own.
 
 import contextlib
 import io
+import itertools
 import json
 import pickle
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -26,10 +28,14 @@ from gateway import access, events
 from gateway.access import Invitation, Item, Subscription, User
 from gateway.billing import Charged, Customer
 from gateway.errors import GatewayError, PersonBusy, UserExists, UserMissing
-from gateway.ledger import CLOCK_SKEW, LEASE_SECONDS, Change, Ledger, Party, Person, Received
+from gateway.executions import Attempted
+from gateway.ledger import CLOCK_SKEW, LEASE_SECONDS, Change, Ledger, Party, Person, Received, Tombstone
+from gateway.people import tombstone_id
 from gateway.step import shape
 
-DEFINITION: dict[str, Any] = json.loads(Path("statemachine/fulfillment.asl.json").read_text())
+FULFILLMENT: dict[str, Any] = json.loads(Path("statemachine/fulfillment.asl.json").read_text())
+OFFBOARDING: dict[str, Any] = json.loads(Path("statemachine/offboarding.asl.json").read_text())
+STATES: dict[str, Any] = {**FULFILLMENT["States"], **OFFBOARDING["States"]}
 Handlers = Mapping[str, types.ModuleType]  # by state
 
 
@@ -45,10 +51,16 @@ def _pickled(thing: Any) -> bytes:
     return written.getvalue()
 
 
-CHARGE = "ch_1"
+CHARGE = "ch_1"  # names the run of a refund
+DELETION = "deletion"  # names the run that deletes the account of EMAIL
+EMAIL = "buyer@example.com"
+HASH_KEY = "key"
+TOMBSTONE = tombstone_id(EMAIL, HASH_KEY)
+LONG_AGO = 1_700_000_000
 
-# Calls that change nothing here, and to which the answer is always the same.
-SILENT = {"record_change", "sign_out", "received", "charged"}
+# Calls that change nothing here, and to which the answer is always the same. The orders of a party are only listed to
+# be read in the next call, so what that one answers is as of then.
+SILENT = {"record_change", "sign_out", "received", "charged", "count_canceled", "all_orders"}
 
 
 # ------------------------------------------------------------------ the world
@@ -56,16 +68,24 @@ SILENT = {"record_change", "sign_out", "received", "charged"}
 
 @dataclass
 class World:
-    """All that outlives a run. `stripe`: customer -> (e-mail, ((status, quantity), …)). `refunded`: the charge that
-    paid for the first subscription of cus_1. `assigned`: order of that charge -> (party, when it was recorded)."""
+    """All that outlives a run. `stripe`: customer -> (e-mail, ((status, quantity, when it was bought), …)).
+    `unlisted`: customers whose address is written in another way, so that Stripe does not find them by it. `refunded`:
+    the charge that paid for the first subscription of cus_1. `assigned`: order of that charge -> (party, when it was
+    recorded). `orders`: event -> (party, when it was recorded, whether it names somebody). `executions`: names of the
+    deletions' executions that were started, `starting`: that the last of them does not run yet."""
 
-    stripe: dict[str, tuple[str, tuple[tuple[str, int], ...]]]
+    stripe: dict[str, tuple[str, tuple[tuple[str, int, int], ...]]]
+    unlisted: frozenset[str] = frozenset()
     refunded: bool = False
     users: dict[str, tuple[str, User]] = field(default_factory=dict)
     parties: dict[str, Party] = field(default_factory=dict)
     people: dict[str, Person] = field(default_factory=dict)
     leases: dict[str, tuple[str, int]] = field(default_factory=dict)
     assigned: dict[str, tuple[str, int]] = field(default_factory=dict)
+    orders: dict[str, tuple[str, int, bool]] = field(default_factory=dict)
+    tombstones: dict[str, Tombstone] = field(default_factory=dict)
+    executions: frozenset[str] = frozenset()
+    starting: bool = False
     fulfilled: frozenset[str] = frozenset()
     published: dict[str, tuple[Any, Any]] = field(default_factory=dict)  # the last notice about each user
     repeated: bool = False  # a notice came twice in a row
@@ -74,16 +94,21 @@ class World:
     clock: int = 1_800_000_000
 
     def tells_the_truth(self, *, repetitions: bool) -> bool:
-        """Whether the notices so far lead, in order, to how each user stands now."""
+        """Whether the notices so far lead, in order, to how each user stands now, or to nothing for one deleted."""
         ends = {sub: told for sub, person in self.people.items() if (told := person.told) is not None}
         ends |= {sub: after for sub, (_, after) in self.published.items()}
         stands = {sub: shape(user.facts()) for sub, (_, user) in self.users.items()}
         in_order = not self.disordered and (repetitions or not self.repeated)
-        return in_order and {sub: end for sub, end in ends.items() if sub in stands} == stands
+        return in_order and {sub: end for sub, end in ends.items() if end is not None} == stands
 
 
 class FakeLedger(Ledger):
-    """The ledger's rows in a World; `lease` itself is the real one."""
+    """The ledger's rows in a World; `lease` itself is the real one.
+
+    `links_to_the_dead`: without the condition that protects a deleted person from a link.
+    """
+
+    links_to_the_dead = False
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -101,11 +126,13 @@ class FakeLedger(Ledger):
         self.world.parties[party] = replace(self.party(party), claimed_email=email)
 
     def link(self, parties: Any, sub: str, *, replacing: str | None, before: Any = None) -> bool:
+        person = self.world.people.get(sub, Person(sub, frozenset(), told=before))
+        if person.deleted_at is not None and not self.links_to_the_dead:
+            return False
         if any(self.party(each).sub not in (None, sub, replacing) for each in parties):
             return False
         for each in parties:
             self.world.parties[each] = replace(self.party(each), sub=sub)
-        person = self.world.people.get(sub, Person(sub, frozenset(), told=before))
         self.world.people[sub] = replace(person, parties=_with(person.parties, *parties))
         return True
 
@@ -139,6 +166,8 @@ class FakeLedger(Ledger):
         """What it keeps is for operators; nothing reads it."""
 
     def settle(self, sub: str, *, read_at: int, recheck_at: int | None, granted: Mapping[str, int]) -> bool:
+        if self.world.people[sub].deleted_at is not None:
+            return False
         self.world.people[sub] = replace(self.world.people[sub], granted=granted, recheck_at=recheck_at)
         return True
 
@@ -147,12 +176,93 @@ class FakeLedger(Ledger):
             if assigned == party and recorded < recorded_before and event_id not in self.world.fulfilled:
                 yield event_id
 
-    def close(self, event_id: str, now: int, **ending: Any) -> bool:
+    def close(self, event_id: str, now: int, *, erase: bool = False, **ending: Any) -> bool:
         new = event_id not in self.world.fulfilled
+        if erase and new:
+            self.erase_order(event_id)
         self.world.fulfilled = _with(self.world.fulfilled, event_id)
         return new
 
     def fail(self, event_id: str, **ending: Any) -> bool:
+        return True
+
+    def all_orders(self, party: str) -> Iterator[str]:
+        yield from (event_id for event_id, order in self.world.orders.items() if order[0] == party)
+
+    def rows(self, event_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for event_id in event_ids:
+            _, recorded, personal = self.world.orders[event_id]
+            yield {"event_id": event_id, "received_at": recorded, "email": EMAIL if personal else None}
+
+    def erase_order(self, event_id: str) -> None:
+        if event_id in self.world.orders:
+            party, recorded, _ = self.world.orders[event_id]
+            self.world.orders[event_id] = (party, recorded, False)
+
+    def parties_of(self, email: str, recorded_until: int) -> frozenset[str]:
+        parties = (party.id for party in self.world.parties.values() if party.email == email)
+        orders = (each for each in self.world.orders.values() if each[2] and email == EMAIL)
+        return _with(frozenset(parties), *(party for party, recorded, _ in orders if recorded <= recorded_until))
+
+    def bury(self, party: str, deleted_at: int, tombstone: str, *, deleting: bool) -> None:
+        known = self.party(party)
+        if (known.deleted_at or 0) <= deleted_at:
+            deleting = known.deleting or deleting
+            known = replace(known, deleted_at=deleted_at, tombstone=tombstone, deleting=deleting)
+            self.world.parties[party] = known
+
+    def erase_party(self, party: str, sub: str | None) -> None:
+        known = self.party(party)
+        if party in self.world.parties and known.sub in (None, sub):
+            self.world.parties[party] = replace(known, email=None, claimed_email=None, deleting=False, sub=None)
+
+    def bury_person(self, sub: str, deleted_at: int) -> frozenset[str]:
+        person = self.world.people.get(sub, Person(sub, frozenset()))
+        self.world.people[sub] = replace(person, deleted_at=deleted_at)
+        return person.parties
+
+    def erase_person(self, sub: str, deleted_at: int) -> None:
+        self.world.people[sub] = Person(sub, frozenset(), deleted_at=deleted_at, erased=True)
+
+    def tombstone(self, tombstone: str) -> Tombstone | None:
+        return self.world.tombstones.get(tombstone)
+
+    def delete(
+        self, tombstone: str, seen: Tombstone | None, now: int, *, email: str, sub: str | None, requested_by: str
+    ) -> Tombstone | None:
+        if self.tombstone(tombstone) != seen:
+            return None
+        if seen is None or seen.state == "DONE":
+            attempts = seen.attempts if seen is not None else 0
+            taken = Tombstone(tombstone, now, "RUNNING", attempts + 1, now, email, sub)
+        else:
+            taken = replace(seen, state="RUNNING", attempts=seen.attempts + 1, at=now, email=email)
+        self.world.tombstones[tombstone] = taken
+        return taken
+
+    def delete_again(self, seen: Tombstone, now: int) -> Tombstone | None:
+        if self.world.tombstones[seen.id].attempts != seen.attempts:
+            return None
+        known = self.world.tombstones[seen.id]
+        taken = replace(known, state="RUNNING", attempts=seen.attempts + 1, at=now)
+        self.world.tombstones[seen.id] = taken
+        return taken
+
+    def join_deletion(self, tombstone: str, parties: frozenset[str], sub: str | None = None) -> Tombstone:
+        known = self.world.tombstones[tombstone]
+        joined = _with(known.parties, *parties)
+        known = replace(known, parties=joined, sub=sub or known.sub, account_known=True)
+        self.world.tombstones[tombstone] = known
+        return known
+
+    def count_canceled(self, tombstone: str, subscriptions: int) -> None:
+        """The number is for operators."""
+
+    def deleted(self, tombstone: str, parties: frozenset[str], now: int) -> bool:
+        known = self.world.tombstones[tombstone]
+        if known.parties != parties:
+            return False
+        self.world.tombstones[tombstone] = replace(known, state="DONE", email=None)
         return True
 
     def acquire(self, subject: str, owner: str, now: int) -> None:
@@ -189,10 +299,14 @@ class FakeUsers:
     def find(self, email: str) -> User | None:
         return next((user for address, user in self.world.users.values() if address == email), None)
 
+    def with_address(self, email: str) -> User | None:
+        return self.find(email)
+
     def create(self, email: str, *, dapp_limit: int, payment_status: str, customer_id: str | None) -> tuple[str, bool]:
         if self.find(email) is not None:
             raise UserExists
-        sub = f"sub-{len(self.world.users)}"
+        known = {*self.world.users, *self.world.people}
+        sub = next(name for number in itertools.count() if (name := f"sub-{number}") not in known)
         user = User(True, sub, enabled=True, provider="STRIPE", dapp_limit=dapp_limit, payment_status=payment_status)
         self.world.users[sub] = (email, user)
         self.world.mails += 1
@@ -208,7 +322,10 @@ class FakeUsers:
         self._set(sub, enabled=False)
 
     def sign_out(self, sub: str) -> None:
-        self._set(sub)
+        """Nobody reads who is signed in."""
+
+    def delete(self, sub: str) -> None:
+        self.world.users.pop(sub, None)
 
     def _set(self, sub: str, **values: Any) -> None:
         if sub not in self.world.users:
@@ -230,13 +347,27 @@ class FakeBilling:
             email,
             deleted=False,
             subscriptions=tuple(
-                Subscription(f"sub_{number}", status, (Item("price_1", quantity, "1"),))
-                for number, (status, quantity) in enumerate(subscriptions)
+                Subscription(f"{customer_id}:sub_{number}", status, (Item("price_1", quantity, "1"),), created=created)
+                for number, (status, quantity, created) in enumerate(subscriptions)
             ),
         )
 
+    def customers_of(self, email: str) -> list[str]:
+        return [
+            customer
+            for customer, (address, _) in self.world.stripe.items()
+            if address == email and customer not in self.world.unlisted
+        ]
+
+    def cancel(self, subscription_id: str, idempotency_key: str) -> None:
+        customer, number = subscription_id.split(":sub_")
+        email, subscriptions = self.world.stripe[customer]
+        changed = [*subscriptions]
+        changed[int(number)] = ("canceled", *subscriptions[int(number)][1:])
+        self.world.stripe[customer] = (email, tuple(changed))
+
     def charged(self, charge_id: str) -> Charged:
-        return Charged("cus_1", "sub_0", None)
+        return Charged("cus_1", "cus_1:sub_0", None)
 
     def mark(self, known: events.Mark) -> access.Mark | None:
         return access.Mark(known.id, "refunded", known.pays or "", known.until) if self.world.refunded else None
@@ -260,6 +391,27 @@ class FakeNotices:
         self.world.published[sub] = notice
 
 
+class FakeMachine:
+    """The offboarding machine: which of its executions were started."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def start(self, attempt: Attempted) -> None:
+        if attempt.execution_name not in self.world.executions:
+            self.world.executions = _with(self.world.executions, attempt.execution_name)
+            self.world.starting = True
+
+
+def request_deletion(world: World) -> None:
+    """POST /delete for EMAIL: what happens from now on does so later."""
+    seen = world.tombstones.get(TOMBSTONE)
+    taken = FakeLedger(world).delete(TOMBSTONE, seen, world.clock, email=EMAIL, sub=None, requested_by="")
+    assert taken is not None
+    world.executions = _with(world.executions, taken.execution_name)
+    world.clock += CLOCK_SKEW + 1
+
+
 # ------------------------------------------------------------------ one run
 
 
@@ -267,12 +419,13 @@ class FakeNotices:
 class Position:
     """Where a run is. `replies`: what the running task's calls answered so far, (value, error) each.
 
-    `killed`: a run of this order was killed, and RunDue has not started the next one yet.
+    `killed`: a run of this order was killed, or found a deletion under way, and RunDue has not started the next one
+    yet; or a deletion was killed, and nobody has asked for it again yet.
     """
 
     event_id: str
-    payer: str  # the customer; or the charge, of an order that names nothing else
-    state: str = DEFINITION["StartAt"]
+    payer: str  # the customer; or the charge, of an order that names nothing else; or DELETION
+    state: str = FULFILLMENT["StartAt"]
     data: bytes = b""  # pickled, so that positions can be compared
     replies: tuple[bytes, ...] = ()
     started_at: int = 0
@@ -281,11 +434,17 @@ class Position:
 
     @property
     def done(self) -> bool:
-        return self.state in ("Fulfilled", "NotFulfilled")
+        return self.state in ("Fulfilled", "NotFulfilled", "Deleted", "NotDeleted")
 
     @property
     def owner(self) -> str:
         return f"{self.event_id}/{self.lives}"
+
+
+def begin(event_id: str, payer: str, *, lives: int = 0, killed: bool = False) -> Position:
+    """A run that has not begun yet."""
+    machine = OFFBOARDING if payer == DELETION else FULFILLMENT
+    return Position(event_id, payer, machine["StartAt"], lives=lives, killed=killed)
 
 
 class _Stop(BaseException):
@@ -295,12 +454,18 @@ class _Stop(BaseException):
 def advance(position: Position, world: World, handlers: Handlers) -> Position:
     """Make the run's next call on the world, and compute on until the call after it."""
     if not position.data:
+        if position.payer == DELETION and position.killed:
+            if world.tombstones[TOMBSTONE].state == "DONE":  # by the one that was killed afterwards
+                return replace(position, state="Deleted", killed=False)
+            request_deletion(world)
         refund = position.payer == CHARGE
         run = {
             "event_id": position.event_id,
-            "order_id": CHARGE if refund else "sub_0",
+            "order_id": CHARGE if refund else f"{position.payer}:sub_0",
             "customer_id": None if refund else position.payer,
         }
+        if position.payer == DELETION:
+            run = {"tombstone": TOMBSTONE}
         position = replace(position, data=_pickled(run), started_at=world.clock, killed=False)
     replies = list(position.replies)
     made = 0
@@ -325,7 +490,7 @@ def advance(position: Position, world: World, handlers: Handlers) -> Position:
             raise error
         return value
 
-    state = DEFINITION["States"][position.state]
+    state = STATES[position.state]
     module = handlers[position.state]
     with _adapters(module, world, call, position.started_at):
         event = {"execution": f"arn:{position.event_id}", "run": pickle.loads(position.data)}  # noqa: S301
@@ -342,13 +507,22 @@ def advance(position: Position, world: World, handlers: Handlers) -> Position:
 
 
 def _enter(position: Position, name: str, data: dict[str, Any], clock: int) -> Position:
-    state = DEFINITION["States"][name]
-    while state["Type"] == "Choice":
-        name = next((rule["Next"] for rule in state["Choices"] if _holds(rule, data)), state["Default"])
-        state = DEFINITION["States"][name]
+    state = STATES[name]
+    while state["Type"] in ("Choice", "Wait"):
+        if state["Type"] == "Choice":
+            name = next((rule["Next"] for rule in state["Choices"] if _holds(rule, data)), state["Default"])
+        else:
+            name = state["Next"]
+        state = STATES[name]
     if state["Type"] == "Succeed":
         return Position(position.event_id, position.payer, name)
-    data.pop("change", None)  # for operators
+    for unread in ("change", "tombstoned", "canceled", "user", "erased", "end"):  # for operators, or chosen by already
+        data.pop(unread, None)
+    if "resumed" in data:
+        data["resumed"] = {}
+    if "remains" in data:
+        kept = ("pass", "parties") if name == "MarkDeleted" else ("pass",)
+        data["remains"] = {each: data["remains"][each] for each in kept}
     if name == "ReadBilling":
         data.pop("lookup", None)
         data["billing"] = {"pass": data["billing"]["pass"], "parties": data["billing"]["parties"][:1]}
@@ -359,7 +533,15 @@ def _after_error(position: Position, state: dict[str, Any], error: str) -> Posit
     """A Retry starts the task anew; the number of tries is not modelled, so a busy person is waited for."""
     if any(error in retrier["ErrorEquals"] for retrier in state["Retry"]):
         return replace(position, replies=())
-    return replace(position, state="NotFulfilled", replies=())
+    if error == "DeletionUnderWay":
+        return begin(position.event_id, position.payer, lives=position.lives, killed=True)
+    return replace(position, state=_failed(state), replies=())
+
+
+def _failed(state: Mapping[str, Any]) -> str:
+    """Where a task's Catch leads in the end; what it writes down is for RunDue and operators."""
+    caught = STATES[state["Catch"][0]["Next"]]
+    return str(caught["Next"])
 
 
 def kill_invocation(position: Position, clock: int) -> Position:
@@ -368,8 +550,9 @@ def kill_invocation(position: Position, clock: int) -> Position:
 
 
 def kill_execution(position: Position) -> Position:
-    """The execution dies; its order is run again, unless somebody else closes it before."""
-    return Position(position.event_id, position.payer, lives=position.lives + 1, killed=True)
+    """The execution dies; its order is run again, unless somebody else closes it before; a deletion, when somebody
+    asks for it again."""
+    return begin(position.event_id, position.payer, lives=position.lives + 1, killed=True)
 
 
 class _Calls:
@@ -401,6 +584,8 @@ def _adapters(module: Any, world: World, call: Callable[..., Any], now: int) -> 
         "users": _Calls(FakeUsers(world), call),
         "billing": _Calls(FakeBilling(world), call),
         "notices": _Calls(FakeNotices(world), call),
+        "offboarding": _Calls(FakeMachine(world), call),
+        "hash_key": types.SimpleNamespace(text=lambda: HASH_KEY),
         "time": types.SimpleNamespace(time=lambda: now),
     }
     real = {name: getattr(module, name) for name in fakes if hasattr(module, name)}
@@ -420,6 +605,8 @@ def _holds(rule: dict[str, Any], data: dict[str, Any]) -> bool:
         return any(_holds(each, data) for each in rule["Or"])
     if "Not" in rule:
         return not _holds(rule["Not"], data)
+    if "IsPresent" in rule:
+        return _present(rule["Variable"], data) is rule["IsPresent"]
     value = _at(rule["Variable"], data)
     match next(key for key in rule if key not in ("Variable", "Next", "Comment")):
         case "IsNull":
@@ -434,6 +621,14 @@ def _holds(rule: dict[str, Any], data: dict[str, Any]) -> bool:
             return bool(value == _at(rule["StringEqualsPath"], data))
         case operator:
             raise AssertionError(f"teach this interpreter {operator}")
+
+
+def _present(path: str, data: Any) -> bool:
+    try:
+        _at(path, data)
+    except KeyError:
+        return False
+    return True
 
 
 def _at(path: str, data: Any) -> Any:
@@ -451,9 +646,9 @@ class Scenario:
 
     name: str
     world: Callable[[], World]
-    first: str  # whose run: a customer, or the charge that is refunded
+    first: str  # whose run: a customer, or the charge that is refunded, or DELETION
     second: str
-    then: Callable[[World], None]  # the change at Stripe that the second run's event tells of
+    then: Callable[[World], None]  # the change at Stripe that the second run's event tells of; or the request to delete
     right: Callable[[World], bool]  # how it must end
     under_lease: bool = False  # whether the change waits until nobody holds the lease
 
@@ -508,6 +703,7 @@ class _Exploration:
         # What follows from a world alone, or from one run in it, is computed once.
         self.owners: dict[int, frozenset[str]] = {}
         self.fulfilled: dict[int, frozenset[str]] = {}
+        self.starting: dict[int, bool] = {}
         self.advanced: dict[tuple[int, int], tuple[int, int]] = {}
         self.after_the_change: dict[int, int] = {}
         self.expired: dict[tuple[int, frozenset[str]], int] = {}
@@ -515,7 +711,7 @@ class _Exploration:
     def run(self, kills: int, until_wrong: bool) -> Result:
         result = Result()
         world = self._number(self.scenario.world())
-        start = _Node(world, (self.positions.of(Position("evt_1", self.scenario.first)),), False, kills)
+        start = _Node(world, (self.positions.of(begin("evt_1", self.scenario.first)),), False, kills)
         came_from: dict[_Node, tuple[_Node, str] | None] = {start: None}
         stack = [start]
         while stack and not (until_wrong and result.wrong):
@@ -534,7 +730,8 @@ class _Exploration:
 
     def _right(self, node: _Node, kills: int) -> bool:
         over = node.changed and all(
-            self.positions.things[run].state == "Fulfilled" or self._needless(run, node.world) for run in node.runs
+            self.positions.things[run].state in ("Fulfilled", "Deleted") or self._needless(run, node.world)
+            for run in node.runs
         )
         world = self._world(node.world)
         return over and self.scenario.right(world) and world.tells_the_truth(repetitions=kills > 0)
@@ -558,10 +755,20 @@ class _Exploration:
                     yield f"kill invocation of {run.event_id}", self._moved(node, index, again, node.world, left)
                 dead = self._canonical(kill_execution(run), node.world)
                 yield f"kill {run.event_id}", self._moved(node, index, dead, node.world, left)
+        if self.starting[node.world]:
+            yield "a deletion's execution starts", self._started(node)
         if not node.changed and not (self.scenario.under_lease and self.owners[node.world]):
-            second = self.positions.of(Position("evt_2", self.scenario.second))
+            second = self.positions.of(begin("evt_2", self.scenario.second))
             yield "change at Stripe", _Node(self._change(node.world), (*node.runs, second), True, node.kills)
         yield from self._time_passes(node)
+
+    def _started(self, node: _Node) -> _Node:
+        """One that ResumeDeletion took up again, after the one before it had ended."""
+        world = self._world(node.world)
+        world.starting = False
+        run = self.positions.of(begin("evt_deletion", DELETION))
+        others = [each for each in node.runs if self.positions.things[each].payer != DELETION]
+        return node._replace(world=self._number(world), runs=(*others, run))
 
     def _moved(self, node: _Node, index: int, position: int, world: int, kills: int) -> _Node:
         return _Node(world, (*node.runs[:index], position, *node.runs[index + 1 :]), node.changed, kills)
@@ -614,6 +821,7 @@ class _Exploration:
         if number not in self.owners:
             self.owners[number] = frozenset(owner for owner, _ in world.leases.values())
             self.fulfilled[number] = world.fulfilled
+            self.starting[number] = world.starting
         return number
 
 

@@ -10,6 +10,7 @@ from tests.local import moto_fixes
 from tests.workflow.conftest import (
     EMAIL,
     World,
+    bought_before_the_deletion,
     definition,
     first_purchase,
     invitation_expired,
@@ -25,6 +26,11 @@ DECISION = DEFINITION["States"]["DecideAccess"]
 
 def _nothing_known(world: World) -> None:
     world.billing.subscribe("cus_first", 3, status="incomplete")
+
+
+def _event_after_the_deletion(world: World) -> None:
+    world.add_payer()
+    assert world.delete().status == "SUCCEEDED"
 
 
 def _comped(world: World) -> None:
@@ -88,26 +94,28 @@ def _lapsed_long_ago(world: World) -> None:
 
 # Position in DecideAccess (its length: Default) -> what leads there.
 BRANCHES: list[tuple[int, Callable[[World], object]]] = [
-    (0, _nothing_known),
-    (1, _comped),
-    (1, _held),
-    (2, first_purchase),
-    (3, _never_paid),
-    (4, _pays_with_the_email_of_a_strangers_user),
-    (4, _stopped_before_the_link),
-    (5, recovery),
-    (5, _was_not_enabled_to_the_end),
-    (6, lapse),
-    (6, _was_not_disabled_to_the_end),
-    (7, upgrade),
-    (7, _pays_late),
-    (7, _has_no_limit_yet),
-    (8, invitation_expired),
-    (8, _mail_did_not_leave),
-    (9, new_address),
-    (10, World.add_payer),
-    (10, _lapsed_long_ago),
-    (10, _has_another_address_that_nobody_follows),
+    (0, bought_before_the_deletion),
+    (1, _nothing_known),
+    (1, _event_after_the_deletion),
+    (2, _comped),
+    (2, _held),
+    (3, first_purchase),
+    (4, _never_paid),
+    (5, _pays_with_the_email_of_a_strangers_user),
+    (5, _stopped_before_the_link),
+    (6, recovery),
+    (6, _was_not_enabled_to_the_end),
+    (7, lapse),
+    (7, _was_not_disabled_to_the_end),
+    (8, upgrade),
+    (8, _pays_late),
+    (8, _has_no_limit_yet),
+    (9, invitation_expired),
+    (9, _mail_did_not_leave),
+    (10, new_address),
+    (11, World.add_payer),
+    (11, _lapsed_long_ago),
+    (11, _has_another_address_that_nobody_follows),
 ]
 
 
@@ -167,5 +175,10 @@ def test_every_state_is_reached(world: World) -> None:
         reached.update(world.happens("cus_third").path)  # CreateUser, then ChangeEmail
     world.fail("LookupUser", "CognitoRejected")
     run()  # MarkUnfulfilled
+    created = int(world.clock.now)
+    world.clock.pass_by(60)
+    assert world.delete(sub=world.ledger.party("cus_first").sub).status == "SUCCEEDED"
+    world.billing.subscribe("cus_late", 1, created=created)
+    reached.update(world.happens("cus_late").path)  # ResumeDeletion
 
     assert reached == set(DEFINITION["States"])

@@ -8,6 +8,7 @@ import pytest
 from gateway.ledger import ATTEMPT_SECONDS
 from tests.workflow.conftest import (
     World,
+    bought_before_the_deletion,
     definition,
     first_purchase,
     invitation_expired,
@@ -40,6 +41,7 @@ REACHED_WHEN: dict[str, Callable[[World], object]] = {
     "SetDappLimit": upgrade,
     "ResendInvitation": invitation_expired,
     "ChangeEmail": new_address,
+    "ResumeDeletion": bought_before_the_deletion,
     "MarkFulfilled": World.add_payer,
     "MarkUnfulfilled": _fails,
 }

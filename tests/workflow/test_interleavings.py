@@ -16,20 +16,30 @@ from gateway.access import User
 from gateway.events import Mark
 from gateway.ledger import Party, Person
 from gateway.step import shape
-from tests.workflow.machine import CHARGE, FakeLedger, Handlers, Scenario, World, explore
-
-EMAIL = "buyer@example.com"
+from tests.workflow.machine import (
+    CHARGE,
+    DELETION,
+    EMAIL,
+    LONG_AGO,
+    TOMBSTONE,
+    FakeLedger,
+    Handlers,
+    Scenario,
+    World,
+    explore,
+    request_deletion,
+)
 
 
 def no_user(status: str = "active", quantity: int = 3) -> World:
-    return World(stripe={"cus_1": (EMAIL, ((status, quantity),))})
+    return World(stripe={"cus_1": (EMAIL, ((status, quantity, LONG_AGO),))})
 
 
 def with_user(status: str, quantity: int, user: User) -> World:
     world = no_user(status, quantity)
     world.users["sub-0"] = (EMAIL, user)
     world.parties["cus_1"] = Party("cus_1", "sub-0", EMAIL, EMAIL, subscribed=True)
-    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted={"sub_0": 3}, told=shape(user.facts()))
+    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted={"cus_1:sub_0": 3}, told=shape(user.facts()))
     return world
 
 
@@ -38,28 +48,30 @@ LAPSED = User(True, "sub-0", disabled_by="billing", provider="STRIPE", dapp_limi
 
 
 def subscribe(world: World) -> None:
-    world.stripe["cus_1"] = (EMAIL, (("canceled", 3), ("active", 5)))
+    world.stripe["cus_1"] = (EMAIL, (("canceled", 3, LONG_AGO), ("active", 5, LONG_AGO)))
 
 
 def cancel(world: World) -> None:
-    world.stripe["cus_1"] = (EMAIL, (("canceled", 3),))
+    world.stripe["cus_1"] = (EMAIL, (("canceled", 3, LONG_AGO),))
 
 
 def raise_to_five(world: World) -> None:
-    world.stripe["cus_1"] = (EMAIL, (("active", 5),))
+    world.stripe["cus_1"] = (EMAIL, (("active", 5, LONG_AGO),))
 
 
 def deleted_by_hand() -> World:
     """Two customers with addresses of their own are linked to a user who is gone."""
-    world = World({"cus_1": (EMAIL, (("active", 3),)), "cus_2": ("other@example.com", (("active", 2),))})
+    world = World(
+        {"cus_1": (EMAIL, (("active", 3, LONG_AGO),)), "cus_2": ("other@example.com", (("active", 2, LONG_AGO),))}
+    )
     for customer, (email, _) in world.stripe.items():
         world.parties[customer] = Party(customer, "sub-gone", email, email, subscribed=True)
-    world.people["sub-gone"] = Person("sub-gone", frozenset({"cus_1", "cus_2"}), granted={"sub_0": 5})
+    world.people["sub-gone"] = Person("sub-gone", frozenset({"cus_1", "cus_2"}), granted={"cus_1:sub_0": 5})
     return world
 
 
 def return_as_new_customer(world: World) -> None:
-    world.stripe["cus_2"] = (EMAIL, (("active", 2),))
+    world.stripe["cus_2"] = (EMAIL, (("active", 2, LONG_AGO),))
 
 
 def change_email(world: World) -> None:
@@ -135,6 +147,180 @@ SCENARIOS = [
 ]
 
 
+# ------------------------------------------------------------------ deletions
+
+
+def recorded(world: World, *parties: str) -> World:
+    """Each of these has an order that names the buyer."""
+    for number, party in enumerate(parties, 1):
+        world.orders[f"evt_{number}"] = (party, LONG_AGO, True)
+    return world
+
+
+def known_customer() -> World:
+    """The ledger has heard of the customer; no user was made yet."""
+    world = no_user()
+    world.parties["cus_1"] = Party("cus_1", None, EMAIL, subscribed=True)
+    return recorded(world, "cus_1")
+
+
+def unlisted_customer() -> World:
+    """The customer's address is written in another way at Stripe; the ledger has an order of theirs, without it."""
+    world = no_user()
+    world.unlisted = frozenset({"cus_1"})
+    return world
+
+
+def second_customer() -> World:
+    """A user and their customer; and another customer with the same address, who is linked to nobody yet."""
+    world = with_user("active", 3, ENABLED)
+    return_as_new_customer(world)
+    return recorded(world, "cus_2", "cus_1")
+
+
+def requested(world: World) -> World:
+    request_deletion(world)
+    return world
+
+
+def buys_again(world: World) -> None:
+    """After the deletion was asked for."""
+    email, subscriptions = world.stripe["cus_1"]
+    world.stripe["cus_1"] = (email, (*subscriptions, ("active", 5, world.clock)))
+    world.orders["evt_2"] = ("cus_1", world.clock, True)
+
+
+def buys_again_as_new_customer(world: World) -> None:
+    world.stripe["cus_2"] = (EMAIL, (("active", 5, world.clock),))
+    world.orders["evt_2"] = ("cus_2", world.clock, True)
+
+
+def late_event(world: World) -> None:
+    """An event that tells nothing new of the deleted account, recorded after the deletion was asked for."""
+    world.orders["evt_2"] = ("cus_1", world.clock, True)
+
+
+def deletion_is_done(world: World) -> bool:
+    """Nothing bought before is billed any more, nobody of then is there, and no row names them."""
+    deletion = world.tombstones[TOMBSTONE]
+    old = [
+        status
+        for _, subscriptions in world.stripe.values()
+        for status, _, created in subscriptions
+        if created <= deletion.deleted_at
+    ]
+    names = [order for order in world.orders.values() if order[2] and order[1] <= deletion.deleted_at]
+    return (
+        deletion.state == "DONE"
+        and deletion.email is None
+        and set(old) <= {"canceled"}
+        and names == []
+        and not world.starting
+        and not any(party.deleting for party in world.parties.values())
+        and all(person.erased for person in world.people.values() if person.deleted_at is not None)
+    )
+
+
+def gone(world: World) -> bool:
+    """And nobody has come back."""
+    anonymous = all((each.email, each.claimed_email, each.sub) == (None,) * 3 for each in world.parties.values())
+    nameless = not any(order[2] for order in world.orders.values())
+    return deletion_is_done(world) and anonymous and nameless and not world.users
+
+
+def came_back(customer: str) -> Callable[[World], bool]:
+    """And there is exactly one new user, with what was bought since."""
+
+    def right(world: World) -> bool:
+        [(sub, (email, user))] = world.users.items() if len(world.users) == 1 else [("", ("", User(exists=False)))]
+        enabled = user.enabled and user.disabled_by == "" and (user.payment_status, user.dapp_limit) == ("ACTIVE", 5)
+        person = world.people.get(sub)
+        alive = person is not None and person.deleted_at is None and person.parties == {customer}
+        linked = {name for name, party in world.parties.items() if party.sub is not None}
+        mails = world.mails == 1
+        return deletion_is_done(world) and email == EMAIL and enabled and alive and linked == {customer} and mails
+
+    return right
+
+
+PURCHASE_DELETED = Scenario(
+    "bought for the first time, then deleted",
+    lambda: recorded(no_user(), "cus_1"),
+    "cus_1",
+    DELETION,
+    request_deletion,
+    gone,
+)
+RECOVERY_DELETED = Scenario(
+    "paid again, then deleted",
+    lambda: recorded(with_user("active", 3, LAPSED), "cus_1"),
+    "cus_1",
+    DELETION,
+    request_deletion,
+    gone,
+)
+LINK_DELETED = Scenario(
+    "bought as a second customer, then deleted", second_customer, "cus_2", DELETION, request_deletion, gone
+)
+BOUGHT_AGAIN = Scenario(
+    "deleted, then bought again",
+    lambda: requested(recorded(with_user("active", 3, ENABLED), "cus_1")),
+    DELETION,
+    "cus_1",
+    buys_again,
+    came_back("cus_1"),
+)
+DELETIONS = [
+    PURCHASE_DELETED,
+    RECOVERY_DELETED,
+    LINK_DELETED,
+    BOUGHT_AGAIN,
+    Scenario(
+        "bought for the first time, known, then deleted", known_customer, "cus_1", DELETION, request_deletion, gone
+    ),
+    Scenario(
+        "bought with an address that Stripe does not find, then deleted",
+        unlisted_customer,
+        "cus_1",
+        DELETION,
+        request_deletion,
+        gone,
+    ),
+    Scenario(
+        "raised, then deleted",
+        lambda: recorded(with_user("active", 5, ENABLED), "cus_1"),
+        "cus_1",
+        DELETION,
+        request_deletion,
+        gone,
+    ),
+    Scenario(
+        "canceled, then deleted",
+        lambda: recorded(with_user("canceled", 3, ENABLED), "cus_1"),
+        "cus_1",
+        DELETION,
+        request_deletion,
+        gone,
+    ),
+    Scenario(
+        "deleted, then a late event",
+        lambda: requested(recorded(with_user("active", 3, ENABLED), "cus_1")),
+        DELETION,
+        "cus_1",
+        late_event,
+        gone,
+    ),
+    Scenario(
+        "deleted, then bought again as a new customer",
+        lambda: requested(recorded(with_user("active", 3, ENABLED), "cus_1")),
+        DELETION,
+        "cus_2",
+        buys_again_as_new_customer,
+        came_back("cus_2"),
+    ),
+]
+
+
 @pytest.fixture(autouse=True)
 def quiet(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a million log lines and metrics help nobody."""
@@ -150,6 +336,22 @@ def quiet(handlers: Handlers, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_interleaving_ends_at_stripes_truth(scenario: Scenario, handlers: Handlers) -> None:
     result = explore(scenario, handlers)
+    assert result.ends > 0
+    assert result.wrong == []
+
+
+@pytest.mark.parametrize("scenario", DELETIONS, ids=lambda scenario: scenario.name)
+def test_every_interleaving_with_a_deletion_ends_right(scenario: Scenario, handlers: Handlers) -> None:
+    result = explore(scenario, handlers)
+    assert result.ends > 0
+    assert result.wrong == []
+
+
+@pytest.mark.parametrize("scenario", DELETIONS, ids=lambda scenario: scenario.name)
+def test_every_interleaving_with_a_deletion_and_a_kill_at_every_point_ends_right(
+    scenario: Scenario, handlers: Handlers
+) -> None:
+    result = explore(scenario, handlers, kills=1)
     assert result.ends > 0
     assert result.wrong == []
 
@@ -223,7 +425,7 @@ def test_a_refund_that_is_assigned_before_it_is_remembered_is_lost(
         assign(self, "evt_2", party, 0)
 
     def remember_instead(self: FakeLedger, event_id: str, party: str, now: int) -> None:
-        remember(self, party, Mark(CHARGE, "refund", CHARGE, "sub_0"))
+        remember(self, party, Mark(CHARGE, "refund", CHARGE, "cus_1:sub_0"))
 
     monkeypatch.setattr(FakeLedger, "remember_mark", assign_instead)
     monkeypatch.setattr(FakeLedger, "assign", remember_instead)
