@@ -67,6 +67,8 @@ def _erase(run: Run) -> None:
     for party in map(ledger.party, run.parties):
         for purchase in party.purchases:
             ledger.erase_purchase(party.id, purchase.id)
+        if party.sub is None and (party.email or party.claimed_email) and not party.deleting:
+            ledger.erase_party(party.id, None)  # learnt by a run that knew nothing of the deletion
 
 
 def _settle(run: Run, person: Person) -> None:

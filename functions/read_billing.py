@@ -59,7 +59,8 @@ def handler(run: Run) -> dict[str, Any]:
         access = Access(None, "LAPSED", 0, "the account was deleted, and nothing was bought since")
     else:
         for each in found:
-            _note(each)
+            if not each.all_before_deletion:
+                _note(each)
         access = access_of(found, read_at, POLICY, person.granted if person is not None else None)
     for alarm in access.alarms:
         logger.error("AccessAlarm: %s", alarm)

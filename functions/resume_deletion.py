@@ -26,7 +26,7 @@ def handler(run: Run) -> dict[str, Any]:
     for party in map(ledger.party, run.state["billing"]["left_over"]):
         if party.tombstone is None:
             continue
-        deletion = ledger.join_deletion(party.tombstone, frozenset({party.id}))
+        deletion = ledger.join_late(party.tombstone, party.id)
         taken = ledger.delete_again(deletion, now) if deletion.over(now) else deletion
         if taken is not None:
             offboarding.start(taken)  # by its name: starts nothing when it runs already

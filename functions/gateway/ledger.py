@@ -554,7 +554,7 @@ class Ledger:
             return None
         row = _plain(answer["Item"])
         before = row.get("before_adoption")
-        told = row.get("told") or before
+        told = row.get("told", before)  # None: that the user is going
         return Person(
             sub,
             frozenset(row.get("parties", ())),
@@ -753,12 +753,20 @@ class Ledger:
         return _tombstone(row) if row is not None else None
 
     def join_deletion(self, tombstone: str, parties: frozenset[str], sub: str | None = None) -> Tombstone:
-        """Add what belongs to the account. LedgerRejected when there is no such deletion."""
+        """Keep all that belongs to the account. LedgerRejected when there is no such deletion."""
         change, values = "SET account_known = :known", {":known": True, **({":sub": sub} if sub else {})}
         change += ", #sub = :sub" if sub else ""
         if parties:  # a set cannot be empty
             change += " ADD parties :parties"
             values[":parties"] = set(parties)
+        return self._joined(tombstone, change, values)
+
+    def join_late(self, tombstone: str, party: str) -> Tombstone:
+        """Add a party that has turned up; what else belongs to the account may not be known yet. LedgerRejected when
+        there is no such deletion."""
+        return self._joined(tombstone, "ADD parties :parties", {":parties": {party}})
+
+    def _joined(self, tombstone: str, change: str, values: Mapping[str, Any]) -> Tombstone:
         key = _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE")
         row = self._changed(key, change, values, "attribute_exists(pk)", ReturnValues="ALL_NEW")
         if row is None:

@@ -293,7 +293,9 @@ class Gateway:
     ) -> Answer:
         """POST /create with exactly these bytes; signed unless a signature is given ("" sends none)."""
         signature = sign(body) if signature is None else signature
-        return self.request("/create", body, {"Content-Type": content_type} | ({header: signature} if signature else {}))
+        return self.request(
+            "/create", body, {"Content-Type": content_type} | ({header: signature} if signature else {})
+        )
 
     def ask(self, path: str, email: str, **fields: Any) -> Answer:
         """What an operator asks of /read, /update, /delete or /hold, signed as AWS's SDKs sign."""
@@ -428,6 +430,10 @@ class Gateway:
             ExpressionAttributeNames={f"#{name}": name for name in values},
             ExpressionAttributeValues={f":{name}": _to_dynamo(value) for name, value in values.items()},
         )
+
+    def leases(self) -> list[Json]:
+        """Those that somebody holds. What a killed one held stays in the table after its time, until DynamoDB's TTL."""
+        return [lease for lease in self.rows("LEASE#") if lease["expires_at"] > time.time()]
 
     def expire_leases(self) -> None:
         """As if half a minute had passed since their holders died."""

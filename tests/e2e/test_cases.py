@@ -904,7 +904,7 @@ def test_case_27_whatever_is_down_nothing_is_lost_and_nothing_doubled(gateway: G
         assert [change["before"] for change in changes[1:]] == [change["after"] for change in changes[:-1]]
         last = changes[-1]["after"]
         assert (last["enabled"], last["dapp_limit"], last["payment_status"]) == expected
-    assert gateway.rows("LEASE#") == []
+    assert gateway.leases() == []
 
 
 def forget_secrets(gateway: Gateway, outage: str) -> None:

@@ -165,7 +165,7 @@ def test_while_dynamodb_throttles_a_run_waits_and_ends_well(gateway: Gateway) ->
     order = gateway.order(event["id"])
     assert (order["state"], order["attempts"]) == ("FULFILLED", 1)
     assert gateway.access("slow-ledger@example.com") == (True, 2, "ACTIVE")
-    assert gateway.rows("LEASE#") == []
+    assert gateway.leases() == []
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_the_ledger_tells_what_was_ordered_what_changed_and_why(gateway: Gateway
     assert abs(change["at"] - time.time()) < 60
     (party,) = [row for row in gateway.rows(f"PARTY#{customer}") if row["sk"] == "PARTY"]
     assert (party["sub"], party["email"], party["subscribed"]) == (person["sub"], "ledger@example.com", True)
-    assert gateway.rows("LEASE#") == []
+    assert gateway.leases() == []
 
 
 def test_the_order_that_made_the_user_says_so(gateway: Gateway) -> None:

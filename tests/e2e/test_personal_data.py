@@ -18,11 +18,14 @@ SECRETS = [API_KEY, WEBHOOK_SECRET, RETIRING_SECRET, PASSWORD, "whsec_", "sk_tes
 
 
 class Traces(NamedTuple):
-    """All that a run leaves behind where anybody who may see the console sees it."""
+    """All that a run leaves behind where anybody who may see the console sees it; and what the ledger keeps of people
+    who are deleted.
+    """
 
     log: str
     executions: str
     answers: str
+    ledger: str
     temporary_passwords: list[str]
 
 
@@ -86,7 +89,55 @@ def live(gateway: Gateway) -> list[str]:
     stripe.cancel(subscription, comment=PAYLOAD)
     gateway.settle()
     gateway.buy(EMAIL.upper(), 1, name=NAME)
+    operate(gateway)
     return answers
+
+
+def operate(gateway: Gateway) -> None:
+    """What operators ask, and what goes wrong with it; until both people are deleted. Their answers do name people."""
+    text = f"{EMAIL} {NAME} {API_KEY} {PAYLOAD}"
+    for path, fields in (
+        ("/read", {"history": True}),
+        ("/read", {"next": f"{NAME}|{EMAIL}"}),
+        ("/read", {NAME: PAYLOAD}),
+        ("/read", {"sub": EMAIL[:60]}),
+        ("/update", {}),
+        ("/hold", {"hold": True, "reason": f"{NAME} shared {PAYLOAD}"}),
+        ("/hold", {"hold": False}),
+        ("/delete", {"dry_run": True}),
+    ):
+        gateway.ask(path, EMAIL, **fields)
+        gateway.settle()
+    body = json.dumps({"email": f'{EMAIL}"'}).encode()
+    for content in (body, body[:-4]):
+        assert gateway.request("/read", content, gateway.signature("/read", content)).status == 400
+    for service, code, function in (
+        ("cognito-idp", "InvalidParameterException", "ReadOrdersFunction"),
+        ("dynamodb", "ValidationException", "UpdateOrdersFunction"),
+        ("dynamodb", "ValidationException", "HoldUserFunction"),
+        ("dynamodb", "ValidationException", "DeleteAccountFunction"),
+        ("states", "InvalidExecutionInput", "DeleteAccountFunction"),
+    ):
+        path = {"ReadOrders": "/read", "UpdateOrders": "/update", "HoldUser": "/hold", "DeleteAccount": "/delete"}
+        fault = gateway.stack.faults.add(service, code, function=function, count=1, message=text)
+        fields = {"hold": True, "reason": NAME} if function == "HoldUserFunction" else {}
+        answer = gateway.ask(path[function.removesuffix("Function")], EMAIL, **fields)
+        assert (fault.hits, answer.status) == (1, 502)
+        assert text not in answer.message
+    for service, code, function in (
+        ("dynamodb", "ValidationException", "WriteTombstoneFunction"),
+        ("cognito-idp", "InvalidParameterException", "FindRemainsFunction"),
+        ("cognito-idp", "InvalidParameterException", "DeleteUserFunction"),
+        ("dynamodb", "ValidationException", "ErasePersonalDataFunction"),
+        ("dynamodb", "ValidationException", "MarkDeletedFunction"),
+    ):
+        fault = gateway.stack.faults.add(service, code, function=function, count=1, message=text)
+        answer = gateway.ask("/delete", EMAIL)
+        assert (fault.hits, answer.status) == (1, 502)
+        assert text not in answer.message
+    for email in (EMAIL, GUEST):
+        assert gateway.ask("/delete", email).status == 200
+    gateway.settle()
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +153,18 @@ def traces(gateway: Gateway) -> Traces:
         gateway.log.read_text(encoding="utf-8"),
         json.dumps(seen, default=str),
         "\n".join(answers),
+        json.dumps(gateway.rows(), default=list),
         [mail.temporary_password for mail in gateway.stack.outbox],
     )
 
 
-@pytest.mark.parametrize("place", ["log", "executions", "answers"])
+@pytest.mark.parametrize("place", ["log", "executions", "answers", "ledger"])
 def test_no_personal_data_is_left(traces: Traces, place: str) -> None:
     text = getattr(traces, place).lower()
     assert [word for word in PERSONAL if word.lower() in text] == []
 
 
-@pytest.mark.parametrize("place", ["log", "executions", "answers"])
+@pytest.mark.parametrize("place", ["log", "executions", "answers", "ledger"])
 def test_no_secret_is_left(traces: Traces, place: str) -> None:
     text = getattr(traces, place)
     assert [secret for secret in [*SECRETS, *traces.temporary_passwords] if secret in text] == []
@@ -125,4 +177,6 @@ def test_there_was_something_to_find(traces: Traces) -> None:
     assert "UnexpectedError" in traces.executions
     assert "StartRejected" in traces.log
     assert "LinkUser" in traces.executions
+    assert "local-OffboardingStateMachine" in traces.executions
+    assert "MarkNotDeleted" in traces.executions
     assert len(traces.temporary_passwords) == 2

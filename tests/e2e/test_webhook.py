@@ -503,7 +503,7 @@ def test_when_aws_fails_stripe_delivers_again_and_one_run_follows(
     assert [run.name for run in gateway.runs(event["id"])] == [event["id"]]
     assert gateway.order(event["id"])["state"] == "FULFILLED"
     assert gateway.access(email) == (True, 1, "ACTIVE")
-    assert gateway.rows("LEASE#") == []
+    assert gateway.leases() == []
 
 
 def test_stripes_own_retries_bring_every_event_through_an_outage(gateway: Gateway) -> None:

@@ -214,16 +214,16 @@ class Operators(Steps):
         return document
 
     def ask(self, function: str, content: Any = None, *, seconds: list[float] | None = None, **envelope: Any) -> Any:
-        """The status and document of an answer. `seconds`: what is left of the Lambda's time at each look."""
+        """The status and document of an answer. `seconds`: what is left of the Lambda's time at the first looks."""
         body = json.dumps({"email": EMAIL} if content is None else content)
         event = {"version": "2.0", "body": body, "isBase64Encoded": False}
         event |= {"requestContext": {"authorizer": {"iam": {"userArn": CALLER}}}, **envelope}
-        left = [28.0] if seconds is None else list(seconds)
+        left, over = list(seconds or ()), self.clock.now + 28
         self._invocations += 1
         context = SimpleNamespace(
             function_name=function,
             aws_request_id=f"00000000-0000-4000-8000-{self._invocations:012}",
-            get_remaining_time_in_millis=lambda: int(1000 * (left.pop(0) if len(left) > 1 else left[0])),
+            get_remaining_time_in_millis=lambda: int(1000 * (left.pop(0) if left else over - self.clock.now)),
         )
         answer = self.endpoint(function).handler(event, context)
         assert answer.keys() == {"statusCode", "headers", "body"}

@@ -25,6 +25,7 @@ from gateway.access import (
     Subscription,
     Target,
     User,
+    bought_since,
     decide,
     invitation_due,
     outcome,
@@ -885,6 +886,70 @@ class TestUser:
     )
     def test_outcome_says_in_one_word_why_nothing_is_missing(self, wanted: bool | None, user: User, word: str) -> None:
         assert outcome(Access(wanted, "LAPSED", 0, ""), user) == word
+        assert outcome(Access(wanted, "LAPSED", 0, ""), user, erased=False) == word
+        assert outcome(Access(wanted, "LAPSED", 0, ""), user, erased=True) == "deleted"  # whoever has the address now
+
+
+class TestBoughtSince:
+    """After an account's deletion only what was bought later counts."""
+
+    NEVER_DATED = Subscription("sub_1", "active", ())
+
+    @pytest.mark.parametrize(
+        ("deleted_at", "created", "counts"),
+        table(
+            ("never deleted", None, NOW, True),
+            ("never deleted, and nobody knows when it was bought", None, None, True),
+            ("bought later", NOW, NOW + 1, True),
+            ("bought in the same second", NOW, NOW, False),
+            ("bought before", NOW, NOW - 1, False),
+            ("nobody knows when it was bought", NOW, None, False),
+            ("deleted at the very beginning", 0, 0, False),
+            ("bought after the very beginning", 0, 1, True),
+        ),
+    )
+    @pytest.mark.parametrize("bought", [Subscription("sub_1", "active", ()), Purchase("cs_1", "paid", ())])
+    def test_is_what_came_after_the_deletion(
+        self, bought: Subscription | Purchase, deleted_at: int | None, created: int | None, counts: bool
+    ) -> None:
+        given = replace(bought, created=created)
+        assert bought_since([given], deleted_at) == ((given,) if counts else ())
+
+    def test_is_each_on_its_own_and_in_order(self) -> None:
+        given = [replace(self.NEVER_DATED, id=f"sub_{at}", created=NOW + at) for at in (2, -1, 1, 0)]
+        assert [each.id for each in bought_since(iter(given), NOW)] == ["sub_2", "sub_1"]
+        assert bought_since(iter(given), None) == tuple(given)
+
+
+class TestSubscription:
+    @pytest.mark.parametrize(
+        ("items", "counts"),
+        table(
+            ("gives units", [Item("price_1", 1, "1")], True),
+            ("one of several gives units", [Item("coffee", 1, None), Item("price_1", 1, "1")], True),
+            ("mistyped, and still ours", [Item("price_1", 1, "one")], True),
+            ("a price of ours without a mapping", [Item("price_new", 1, None, stray=True)], True),
+            ("another product", [Item("coffee", 1, None)], False),
+            ("several other products", [Item("coffee", 1, None), Item("tea", 1, None)], False),
+            ("nothing", [], False),
+        ),
+    )
+    def test_counts_when_any_item_says_something_about_access(self, items: list[Item], counts: bool) -> None:
+        assert Subscription("sub_1", "active", tuple(items)).counts is counts
+
+    @pytest.mark.parametrize(
+        ("status", "ended"),
+        [
+            ("canceled", True),
+            ("incomplete_expired", True),
+            *((each, False) for each in ("active", "trialing", "past_due", "unpaid", "incomplete", "paused", "new")),
+        ],
+    )
+    def test_has_ended_when_nobody_can_be_billed_for_it_any_more(self, status: str, ended: bool) -> None:
+        assert Subscription("sub_1", status, ()).ended is ended
+
+    def test_and_purchase_do_not_know_when_they_were_bought_unless_somebody_says_so(self) -> None:
+        assert (Subscription("sub_1", "active", ()).created, Purchase("cs_1", "paid", ()).created) == (None, None)
 
 
 class TestInvitation:

@@ -208,6 +208,7 @@ class TestCustomer:
             period_start=NOW,
             period_end=MONTH_LATER,
             settled=True,
+            created=NOW,
         )
         assert reader().customer(customer) == Customer(customer, EMAIL, False, (expected,))
         assert paths(account) == ["subscriptions"]
@@ -1192,16 +1193,16 @@ class TestCheckoutSession:
 
     def test_that_is_paid_has_its_lines(self, account: StripeAccount, reader: Reader, once: str) -> None:
         made = account.checkout(EMAIL, once, 2, "payment")["id"]
-        assert reader().purchase(session(made)) == Purchase(made, "paid", (Item(once, 2, "5"),))
+        assert reader().purchase(session(made)) == Purchase(made, "paid", (Item(once, 2, "5"),), NOW)
         expected = [f"checkout/sessions/{made}", f"checkout/sessions/{made}/line_items", "products/prod_once"]
         assert paths(account) == expected
 
     def test_over_nothing_counts_as_paid(self, account: StripeAccount, reader: Reader, free: str) -> None:
         made = account.checkout(EMAIL, free, mode="payment")
         assert made["payment_status"] == "no_payment_required"
-        assert reader().purchase(session(made["id"])) == Purchase(made["id"], "paid", (Item(free, 1, "1"),))
+        assert reader().purchase(session(made["id"])) == Purchase(made["id"], "paid", (Item(free, 1, "1"),), NOW)
 
-    @pytest.mark.parametrize(("succeeded", "status"), [(None, "open"), (False, "open"), (True, "paid")])
+    @pytest.mark.parametrize(("succeeded", "status"), [(None, "open"), (False, "unpaid"), (True, "paid")])
     def test_that_is_paid_later_is_open_until_then(
         self, account: StripeAccount, reader: Reader, once: str, succeeded: bool | None, status: str
     ) -> None:
@@ -1210,23 +1211,77 @@ class TestCheckoutSession:
             account.async_payment(made, succeeded)
         assert reader().purchase(session(made)).status == status
 
-    @pytest.mark.parametrize("expired", [True, False])
-    def test_that_nobody_completed_is_open_and_takes_one_request(
-        self, account: StripeAccount, reader: Reader, free: str, expired: bool
+    @pytest.mark.parametrize(("expired", "status"), [(True, "unpaid"), (False, "open")])
+    def test_that_nobody_completed_is_open_until_it_expires_and_takes_one_request(
+        self, account: StripeAccount, reader: Reader, free: str, expired: bool, status: str
     ) -> None:
         made = account.create_checkout_session([{"price": free}], "payment")["id"]
         if expired:
             account.expire_session(made)
-        assert reader().purchase(session(made)) == Purchase(made, "open", ())
+        assert reader().purchase(session(made)) == Purchase(made, status, (), NOW)
         assert paths(account) == [f"checkout/sessions/{made}"]
 
-    @pytest.mark.parametrize("status", ["open", "expired", None])
+    @pytest.mark.parametrize(("status", "found"), [("open", "open"), ("expired", "unpaid"), (None, "unpaid")])
     def test_over_nothing_counts_only_when_it_was_completed(
-        self, script: Script, vault: Vault, status: str | None
+        self, script: Script, vault: Vault, status: str | None, found: str
     ) -> None:
         given = {"id": "cs_1", "object": "checkout.session", "livemode": False, "status": status}
         script.answer("checkout/sessions/cs_1", {**given, "payment_status": "no_payment_required"})
-        assert reading(vault, script.url).purchase(session("cs_1")) == Purchase("cs_1", "open", ())
+        assert reading(vault, script.url).purchase(session("cs_1")) == Purchase("cs_1", found, ())
+
+    @pytest.mark.parametrize(
+        ("intent", "status"),
+        [
+            ({"status": "processing"}, "open"),
+            ({"status": "requires_payment_method"}, "unpaid"),
+            ("pi_1", "unpaid"),
+            (None, "unpaid"),
+        ],
+    )
+    def test_that_is_complete_waits_only_for_a_payment_in_progress(
+        self, script: Script, vault: Vault, intent: object, status: str
+    ) -> None:
+        given = {"id": "cs_1", "livemode": False, "status": "complete", "payment_status": "unpaid", "created": NOW}
+        script.answer("checkout/sessions/cs_1", {**given, "payment_intent": intent})
+        assert reading(vault, script.url).purchase(session("cs_1")) == Purchase("cs_1", status, (), NOW)
+
+    def test_was_bought_when_it_was_paid_not_when_it_was_opened(
+        self, account: StripeAccount, reader: Reader, clock: Clock, once: str
+    ) -> None:
+        """Opened before an account's deletion and paid after it, it is bought after it."""
+        made = account.create_checkout_session([{"price": once}], "payment")["id"]
+        clock.now += 3_600
+        account.complete_checkout(made, EMAIL)
+        assert reader().purchase(session(made)).created == NOW + 3_600
+
+    def test_that_is_paid_by_a_delayed_method_was_bought_no_earlier_than_that(
+        self, account: StripeAccount, reader: Reader, clock: Clock, once: str
+    ) -> None:
+        made = account.checkout(EMAIL, once, mode="payment", paid=False)["id"]
+        clock.now += DAY
+        account.async_payment(made, True)
+        found = reader().purchase(session(made))
+        assert found.status == "paid"
+        assert found.created is not None
+        assert found.created >= NOW
+
+    @pytest.mark.parametrize(
+        ("intent", "created"),
+        [
+            ({"latest_charge": {"created": NOW + 9}}, NOW + 9),
+            ({"latest_charge": None}, NOW),
+            ({"latest_charge": "ch_1"}, NOW),
+            ("pi_1", NOW),
+            (None, NOW),
+        ],
+    )
+    def test_without_a_charge_was_bought_when_it_was_opened(
+        self, script: Script, vault: Vault, intent: object, created: int
+    ) -> None:
+        given = {"id": "cs_1", "livemode": False, "status": "complete", "payment_status": "paid", "created": NOW}
+        script.answer("checkout/sessions/cs_1", {**given, "payment_intent": intent})
+        script.answer("checkout/sessions/cs_1/line_items", page())
+        assert reading(vault, script.url).purchase(session("cs_1")) == Purchase("cs_1", "paid", (), created)
 
     def test_has_more_lines_than_a_page(self, account: StripeAccount, reader: Reader, once: str) -> None:
         lines = [{"price": once, "quantity": number} for number in range(1, 102)]
@@ -1253,6 +1308,73 @@ class TestCheckoutSession:
         made = account.checkout(EMAIL, mug, mode="payment")["id"]
         assert reader().purchase(session(made)).items == (Item(mug, 1, None),)
         assert "prices" not in paths(account)
+
+
+class TestCustomersOf:
+    """All customers with one address: a deletion asks for those of whom the ledger has never heard."""
+
+    def test_an_address_are_those_who_have_exactly_it(self, account: StripeAccount, reader: Reader) -> None:
+        made = [account.create_customer(EMAIL)["id"] for _ in range(2)]
+        for other in (EMAIL.upper(), "other@example.com", None):
+            account.create_customer(other)
+        assert sorted(reader().customers_of(EMAIL)) == sorted(made)
+
+    def test_an_address_may_be_nobody(self, reader: Reader) -> None:
+        assert reader().customers_of(EMAIL) == []
+
+    def test_an_address_are_not_those_who_were_deleted(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        account.delete_customer(customer)
+        assert reader().customers_of(EMAIL) == []
+
+    def test_an_address_may_be_more_than_a_page(self, account: StripeAccount, reader: Reader) -> None:
+        made = [account.create_customer(EMAIL)["id"] for _ in range(101)]
+        assert sorted(reader().customers_of(EMAIL)) == sorted(made)
+        assert paths(account) == ["customers"] * 2
+
+
+class TestCancel:
+    def test_ends_a_subscription_now(self, account: StripeAccount, reader: Reader, customer: str, price: str) -> None:
+        made, other = subscribed(account, customer, price), subscribed(account, customer, price)
+        reader().cancel(made, "key-1")
+        found = {each.id: each.status for each in reader().customer(customer).subscriptions}
+        assert found == {made: "canceled", other: "active"}
+
+    def test_twice_is_once(self, account: StripeAccount, reader: Reader, customer: str, price: str) -> None:
+        """A run that was killed in between repeats it with the same key; another one with its own."""
+        made = subscribed(account, customer, price)
+        for key in ("key-1", "key-1", "key-2"):
+            reader().cancel(made, key)
+        assert only_subscription(reader().customer(customer)).status == "canceled"
+
+    def test_of_what_stripe_does_not_know_is_no_error(self, reader: Reader) -> None:
+        reader().cancel("sub_unknown", "key-1")
+
+    def test_names_its_key_to_stripe(self, door: Door, vault: Vault) -> None:
+        seen: list[tuple[str, str, str | None]] = []
+
+        def app(environ: Json, start_response: Any) -> Any:
+            request = Request(environ)
+            seen.append((request.method, request.path, request.headers.get("Idempotency-Key")))
+            return Response(json.dumps({"id": "sub_1"}), content_type="application/json")(environ, start_response)
+
+        door.app = app
+        reading(vault, door.url).cancel("sub_1", "key-1")
+        assert seen == [("DELETE", "/v1/subscriptions/sub_1", "key-1")]
+
+    @pytest.mark.parametrize(("status", "name"), [(401, StripeKeyRejected), (429, StripeThrottled)])
+    def test_that_stripe_refuses_is_not_done(
+        self, script: Script, vault: Vault, status: int, name: type[GatewayError]
+    ) -> None:
+        script.answer("subscriptions/sub_1", {"error": {"type": "api_error", "message": "no"}}, status)
+        with pytest.raises(name):
+            reading(vault, script.url).cancel("sub_1", "key-1")
+
+
+@pytest.mark.parametrize("created", [None, NOW])
+def test_a_legacy_order_was_made_when_its_event_said_so(reader: Reader, created: int | None) -> None:
+    assert reader().purchase(events.Purchase("or_1", "paid", 1, (), created)).created == created
 
 
 @pytest.mark.parametrize("status", ["created", "paid", "fulfilled", "canceled", "returned"])

@@ -11,7 +11,7 @@ import pytest
 from gateway import errors
 from gateway.endpoint import MAX_BODY, Answer, Request, endpoint, flag, said, text
 from gateway.errors import GatewayError
-from tests.unit.operators import CALLER, HOSTILE, UNPRINTABLE
+from tests.unit.operators import CALLER, HOSTILE, UNPRINTABLE, Operators
 
 Json = dict[str, Any]
 
@@ -294,3 +294,31 @@ class TestLog:
 def test_an_answer_has_the_status_it_says(desk: Desk) -> None:
     desk.answer = Answer({"state": "RUNNING"}, 202)
     assert desk.ask() == (202, {"state": "RUNNING"})
+
+
+class TestEveryEndpoint:
+    """What is proven above holds for each of the four: it is one way in."""
+
+    @pytest.fixture
+    def operators(self, dynamodb: Any, cognito: Any, pool_id: str, monkeypatch: pytest.MonkeyPatch) -> Operators:
+        return Operators(dynamodb, cognito, pool_id, monkeypatch)
+
+    @pytest.mark.parametrize(
+        ("function", "fields"),
+        [
+            ("ReadOrders", "email, history, next, sub"),
+            ("UpdateOrders", "email, next, sub"),
+            ("DeleteAccount", "email, dry_run, sub"),
+            ("HoldUser", "email, hold, reason, sub"),
+        ],
+    )
+    def test_refuses_what_it_cannot_use_before_anything_is_called(
+        self, operators: Operators, function: str, fields: str
+    ) -> None:
+        assert operators.ask(function, requestContext={})[0] == 403
+        assert operators.ask(function, body="{")[0] == 400
+        assert operators.ask(function, body=" " * (MAX_BODY + 1))[0] == 413
+        assert operators.ask(function, {"email": "nobody"})[0] == 400
+        status, said = operators.ask(function, {"email": EMAIL, "markedfield": 1})
+        assert (status, said["message"]) == (400, f"1 of the fields are not known here; known are {fields}")
+        assert operators.table.total == operators.pool.total == 0

@@ -625,6 +625,16 @@ class TestLegacyOrder:
         assert found.purchase == Purchase(LEGACY_ORDER["id"], "paid", 15561317711, (OrderItem("1", 1),))
         assert found.party == LEGACY_ORDER["id"]
 
+    @pytest.mark.parametrize(
+        ("created", "kept"),
+        [(1556131700, 1556131700), (0, 0), *((each, None) for each in (None, "1556131700", 1.5, True, 10**15, {}))],
+    )
+    def test_keeps_when_it_was_made(self, created: object, kept: int | None) -> None:
+        """What was bought before an account's deletion counts no more."""
+        found = read_one("order.updated", legacy(created=created, updated=1556131771))
+        assert found.purchase is not None
+        assert (found.purchase.created, found.updated) == (kept, 1556131771)
+
     def test_of_a_customer_is_its_own_party(self) -> None:
         found = read_one("order.updated", legacy(customer="cus_1"))
         assert (found.customer_id, found.party) == ("cus_1", LEGACY_ORDER["id"])
@@ -831,6 +841,14 @@ class TestOurOwnOrders:
         assert (found.party, found.customer_id, found.livemode, found.updated) == (party, customer_id, True, CREATED)
         assert len(f"{found.event_id}-r14") <= 80  # Step Functions' bound of an execution name
         _assert_sound(found)
+
+    def test_a_recheck_that_is_asked_for_is_named_after_the_request(self) -> None:
+        """Two requests in the same second about one person are two orders."""
+        found = [
+            events.recheck("u-1", "cus_1", CREATED, livemode=False, asked=asked) for asked in ("re-quest-1", "", "2")
+        ]
+        assert [each.event_id for each in found] == [f"recheck_{x}_{CREATED}" for x in ("request1", "u1", "2")]
+        assert {(each.party, each.order_id, each.customer_id) for each in found} == {("cus_1", "cus_1", "cus_1")}
 
     @pytest.mark.parametrize("event_type", sorted(HANDLED_TYPES))
     def test_an_unusable_event_keeps_what_an_operator_searches_for(self, event_type: str) -> None:

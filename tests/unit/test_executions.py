@@ -9,8 +9,8 @@ import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, ReadTimeoutError
 
 from gateway.errors import GatewayError, StartRejected, StartThrottled, StartUnavailable
-from gateway.executions import StateMachine
-from gateway.ledger import Attempt
+from gateway.executions import StateMachine, console_link, execution_arn
+from gateway.ledger import ATTEMPT_SECONDS, Attempt, Tombstone
 
 NOW = 1_790_000_000
 MACHINE = "arn:aws:states:us-east-1:123456789012:stateMachine:fulfillment"
@@ -95,9 +95,49 @@ class TestStart:
         fulfillment.start(attempt())
         assert len(executions()) == 1
 
+    def test_of_a_deletion_is_named_after_its_tombstone_and_attempt(
+        self, stepfunctions: Any, machine: str, executions: Callable[[], dict[str, str]]
+    ) -> None:
+        for number in (1, 1, 2):
+            StateMachine(stepfunctions, machine).start(
+                Tombstone("t1", NOW, "RUNNING", number, NOW, email="a@b.example")
+            )
+        assert executions() == {f"t1-r{number}": '{"tombstone": "t1"}' for number in (1, 2)}
+
     def test_of_an_unknown_machine_is_rejected(self, stepfunctions: Any) -> None:
         with pytest.raises(StartRejected, match="StateMachineDoesNotExist"):
             StateMachine(stepfunctions, MACHINE + "-gone").start(attempt())
+
+
+@pytest.mark.parametrize(
+    ("state", "age", "over"),
+    [
+        ("RUNNING", 0, False),
+        ("RUNNING", ATTEMPT_SECONDS - 1, False),
+        ("RUNNING", ATTEMPT_SECONDS, True),
+        ("FAILED", 0, True),
+        ("DONE", 0, True),
+    ],
+)
+def test_a_deletion_is_over_when_it_ended_or_cannot_run_any_more(state: Any, age: int, over: bool) -> None:
+    assert Tombstone("t1", NOW - 9_999, state, 1, NOW).over(NOW + age) is over
+
+
+@pytest.mark.parametrize(
+    ("partition", "region", "host"),
+    [
+        ("aws", "us-east-1", "us-east-1.console.aws.amazon.com"),
+        ("aws", "eu-central-1", "eu-central-1.console.aws.amazon.com"),
+        ("aws-cn", "cn-north-1", "cn-north-1.console.amazonaws.cn"),
+        ("aws-us-gov", "us-gov-west-1", "us-gov-west-1.console.amazonaws-us-gov.com"),
+    ],
+)
+def test_an_execution_is_shown_by_the_console_of_its_partition(partition: str, region: str, host: str) -> None:
+    machine = f"arn:{partition}:states:{region}:123456789012:stateMachine:fulfillment"
+    execution = execution_arn(machine, "evt_1-r2")
+    assert execution == f"arn:{partition}:states:{region}:123456789012:execution:fulfillment:evt_1-r2"
+    link = f"https://{host}/states/home?region={region}#/v2/executions/details/{execution}"
+    assert console_link(execution) == link
 
 
 class Broken:

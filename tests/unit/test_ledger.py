@@ -36,6 +36,7 @@ from gateway.ledger import (
     Party,
     Person,
     Received,
+    Tombstone,
     retry_delay,
 )
 
@@ -851,6 +852,389 @@ class TestLease:
         assert max(resources[f"{name}Function"].get("Timeout", usual) for name in holders) < LEASE_SECONDS
 
 
+# ------------------------------------------------------------------ deletions
+
+
+def begun(ledger: Ledger, now: int = NOW, sub: str | None = None, seen: Tombstone | None = None) -> Tombstone | None:
+    """A deletion is asked for."""
+    return ledger.delete("t1", seen, now, email="payer@example.com", sub=sub, requested_by="jo")
+
+
+def ended(ledger: Ledger, *parties: str) -> Tombstone:
+    """A deletion of these parties is done."""
+    begun(ledger, sub="u-1")
+    ledger.join_deletion("t1", frozenset(parties), "u-1")
+    assert ledger.deleted("t1", frozenset(parties), NOW + 5)
+    return ledger.deletion("t1")
+
+
+class TestDeletion:
+    FIRST = Tombstone("t1", NOW, "RUNNING", 1, NOW, "payer@example.com")
+
+    def test_that_nobody_asked_for_is_none(self, ledger: Ledger) -> None:
+        assert ledger.tombstone("t1") is None
+
+    @pytest.mark.parametrize(
+        "ask",
+        [
+            lambda ledger: ledger.deletion("t1"),
+            lambda ledger: ledger.join_deletion("t1", frozenset({"cus_1"})),
+            lambda ledger: ledger.join_late("t1", "cus_1"),
+            lambda ledger: ledger.stamp("t1", NOW),
+        ],
+        ids=["deletion", "join_deletion", "join_late", "stamp"],
+    )
+    def test_that_nobody_asked_for_is_refused_and_not_made(self, ledger: Ledger, ask: Callable[[Ledger], Any]) -> None:
+        with pytest.raises(LedgerRejected, match="no deletion t1: was the execution started by hand"):
+            ask(ledger)
+        assert ledger.tombstone("t1") is None
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda ledger: ledger.buried("t1"),
+            lambda ledger: ledger.count_canceled("t1", 1),
+            lambda ledger: ledger.deleted("t1", frozenset(), NOW),
+            lambda ledger: ledger.not_deleted("t1", execution="arn:run", error="no"),
+        ],
+        ids=["buried", "count_canceled", "deleted", "not_deleted"],
+    )
+    def test_that_nobody_asked_for_is_made_by_no_other_write(
+        self, ledger: Ledger, write: Callable[[Ledger], Any]
+    ) -> None:
+        write(ledger)
+        assert ledger.tombstone("t1") is None
+
+    @pytest.mark.parametrize("sub", [None, "u-1"])
+    def test_begins_with_its_first_attempt(
+        self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]], sub: str | None
+    ) -> None:
+        assert begun(ledger, sub=sub) == replace(self.FIRST, sub=sub)
+        assert ledger.tombstone("t1") == ledger.deletion("t1") == replace(self.FIRST, sub=sub)
+        assert row("TOMBSTONE#t1", "TOMBSTONE")["requested_by"] == "jo"
+
+    def test_begins_once_for_two_who_ask_together(self, ledger: Ledger) -> None:
+        begun(ledger)
+        assert begun(ledger, NOW + 9) is None
+        assert ledger.tombstone("t1") == self.FIRST
+
+    def test_that_failed_is_taken_up_where_it_was(self, ledger: Ledger) -> None:
+        """Nothing that was bought meanwhile goes: the moment stays, and what is known of the account."""
+        begun(ledger, sub="u-1")
+        known = ledger.join_deletion("t1", frozenset({"cus_1"}), "u-1")
+        ledger.buried("t1")
+        ledger.count_canceled("t1", 2)
+        ledger.not_deleted("t1", execution="arn:run", error="StripeThrottled: 429")
+        failed = ledger.deletion("t1")
+        assert failed == replace(known, state="FAILED", buried=True, canceled=2, last_error="StripeThrottled: 429")
+        again = begun(ledger, NOW + 60, "u-other", failed)  # another user than the one that is half gone
+        assert again == replace(failed, state="RUNNING", attempts=2, at=NOW + 60)
+
+    def test_that_failed_before_its_account_was_known_may_be_told_the_user(self, ledger: Ledger) -> None:
+        begun(ledger)
+        ledger.not_deleted("t1", execution="arn:run", error="AccountAmbiguous: say sub")
+        again = begun(ledger, NOW + 60, "u-1", ledger.deletion("t1"))
+        assert again is not None
+        assert (again.sub, again.deleted_at) == ("u-1", NOW)
+
+    @pytest.mark.parametrize("sub", [None, "u-2"])
+    def test_after_one_that_is_done_begins_anew(self, ledger: Ledger, sub: str | None) -> None:
+        begun(ledger, sub="u-1")
+        ledger.buried("t1")
+        ledger.count_canceled("t1", 2)
+        done = ended_now(ledger)
+        again = begun(ledger, NOW + 60, sub, done)
+        assert again == Tombstone("t1", NOW + 60, "RUNNING", 2, NOW + 60, "payer@example.com", sub)
+
+    def test_is_started_again_as_it_is(self, ledger: Ledger) -> None:
+        done = ended(ledger, "cus_1")
+        again = ledger.delete_again(done, NOW + 60)
+        assert again == replace(done, state="RUNNING", attempts=2, at=NOW + 60)
+        assert (done.deleted_at, done.email) == (NOW, None)
+
+    def test_is_started_again_by_one_of_two(self, ledger: Ledger) -> None:
+        done = ended(ledger)
+        assert ledger.delete_again(done, NOW + 60) is not None
+        assert ledger.delete_again(done, NOW + 61) is None
+
+    def test_gains_parties_and_loses_none(self, ledger: Ledger) -> None:
+        begun(ledger)
+        assert ledger.join_deletion("t1", frozenset()).parties == frozenset()
+        assert ledger.join_deletion("t1", frozenset({"cus_1"}), "u-1").account_known
+        found = ledger.join_deletion("t1", frozenset({"cus_2"}))
+        assert (found.parties, found.sub) == (frozenset({"cus_1", "cus_2"}), "u-1")
+        assert found == ledger.deletion("t1")
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_gains_what_turns_up_late_without_knowing_the_account_by_that(self, ledger: Ledger, known: bool) -> None:
+        begun(ledger)
+        if known:
+            ledger.join_deletion("t1", frozenset({"cus_1"}))
+        found = ledger.join_late("t1", "cus_2")
+        assert (found.parties, found.account_known) == ({"cus_2", "cus_1"} if known else {"cus_2"}, known)
+
+    def test_is_stamped_with_the_moment_from_which_nothing_counts(self, ledger: Ledger) -> None:
+        begun(ledger)
+        assert ledger.stamp("t1", NOW + 7) == replace(self.FIRST, deleted_at=NOW + 7)
+
+    def test_counts_what_it_canceled(self, ledger: Ledger) -> None:
+        begun(ledger)
+        for more in (1, 2):
+            ledger.count_canceled("t1", more)
+        assert ledger.deletion("t1").canceled == 3
+
+    def test_done_forgets_the_address(self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]) -> None:
+        ended(ledger, "cus_1")
+        kept = row("TOMBSTONE#t1", "TOMBSTONE")
+        assert (kept["state"], kept["done_at"], "email" in kept) == ("DONE", NOW + 5, False)
+        assert "payer@example.com" not in repr(kept)
+
+    @pytest.mark.parametrize(
+        ("known", "looked_at", "done"),
+        [
+            (["cus_1"], ["cus_1"], True),
+            (["cus_1", "cus_2"], ["cus_1"], False),
+            (["cus_1"], [], False),
+            ([], [], True),
+            ([], ["cus_1"], False),
+        ],
+    )
+    def test_is_not_done_when_more_has_turned_up(
+        self, ledger: Ledger, known: list[str], looked_at: list[str], done: bool
+    ) -> None:
+        begun(ledger)
+        ledger.join_deletion("t1", frozenset(known))
+        assert ledger.deleted("t1", frozenset(looked_at), NOW) is done
+        assert ledger.deletion("t1").state == ("DONE" if done else "RUNNING")
+
+    def test_that_is_done_does_not_fail_any_more(self, ledger: Ledger) -> None:
+        done = ended(ledger)
+        ledger.not_deleted("t1", execution="arn:run", error="States.Timeout: ")
+        assert ledger.deletion("t1") == done
+
+
+def ended_now(ledger: Ledger) -> Tombstone:
+    found = ledger.join_deletion("t1", frozenset({"cus_1"}), "u-1")
+    assert ledger.deleted("t1", found.parties, NOW + 5)
+    return ledger.deletion("t1")
+
+
+class TestBurial:
+    @pytest.mark.parametrize("deleting", [True, False])
+    def test_of_a_party_keeps_what_is_known_of_it(self, ledger: Ledger, deleting: bool) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        ledger.note_party("cus_1", email="payer@example.com", subscribed=True)
+        known = ledger.party("cus_1")
+        ledger.bury("cus_1", NOW, "t1", deleting=deleting)
+        assert ledger.party("cus_1") == replace(known, deleted_at=NOW, tombstone="t1", deleting=deleting)
+
+    @pytest.mark.parametrize(("then", "moment", "by"), [(-1, NOW, "t1"), (0, NOW, "t2"), (1, NOW + 1, "t2")])
+    def test_of_a_party_is_the_latest(self, ledger: Ledger, then: int, moment: int, by: str) -> None:
+        ledger.bury("cus_1", NOW, "t1", deleting=False)
+        ledger.bury("cus_1", NOW + then, "t2", deleting=False)
+        assert (ledger.party("cus_1").deleted_at, ledger.party("cus_1").tombstone) == (moment, by)
+
+    @pytest.mark.parametrize(
+        ("caller_knows", "noted"), [(None, False), (NOW - 1, False), (NOW, True), (NOW + 1, False)]
+    )
+    def test_of_a_party_keeps_a_run_that_does_not_know_of_it_from_noting_an_address(
+        self, ledger: Ledger, caller_knows: int | None, noted: bool
+    ) -> None:
+        ledger.bury("cus_1", NOW, "t1", deleting=False)
+        ledger.note_party("cus_1", email="payer@example.com", subscribed=True, deleted_at=caller_knows)
+        assert ledger.party("cus_1").email == ("payer@example.com" if noted else None)
+
+    def test_of_a_person_answers_who_is_linked(self, ledger: Ledger) -> None:
+        ledger.link(["cus_1", "cs_2"], "u-1", replacing=None)
+        assert ledger.bury_person("u-1", NOW) == {"cus_1", "cs_2"}
+        found = ledger.person("u-1")
+        assert found is not None
+        assert (found.deleted_at, found.erased, found.parties) == (NOW, False, {"cus_1", "cs_2"})
+
+    def test_of_a_person_whom_nobody_knows_is_kept(self, ledger: Ledger) -> None:
+        assert ledger.bury_person("u-1", NOW) == frozenset()
+        assert ledger.person("u-1") == Person("u-1", frozenset(), deleted_at=NOW)
+
+    def test_of_a_person_keeps_everybody_from_being_linked(self, ledger: Ledger) -> None:
+        ledger.bury_person("u-1", NOW)
+        assert ledger.link(["cus_1"], "u-1", replacing=None) is False
+        assert ledger.party("cus_1").sub is None
+
+    @pytest.mark.parametrize("at", [NOW, None])
+    def test_of_a_person_keeps_rundue_away(self, ledger: Ledger, at: int | None) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        ledger.bury_person("u-1", NOW)
+        assert settle(ledger, at) is False
+        assert all_due(ledger, NOW * 2) == []
+
+
+class TestErasure:
+    def test_of_an_order_leaves_nothing_of_a_person(
+        self, ledger: Ledger, order_row: Callable[[], dict[str, Any]]
+    ) -> None:
+        ledger.record(replace(ORDER, name="Pat Payer"), NOW)
+        before = order_row()
+        ledger.erase_order("evt_1")
+        assert order_row() == {k: v for k, v in before.items() if k not in ("email", "name", "metadata")}
+        assert before.keys() - order_row().keys() == {"email", "name", "metadata"}
+
+    @pytest.mark.parametrize("erase", [True, False])
+    def test_of_an_order_may_come_with_its_end(
+        self, ledger: Ledger, order_row: Callable[[], dict[str, Any]], erase: bool
+    ) -> None:
+        ledger.record(replace(ORDER, name="Pat Payer"), NOW)
+        assert ledger.close("evt_1", NOW, **ENDING, erase=erase)
+        assert order_row()["state"] == "FULFILLED"
+        assert {"email", "name", "metadata"} & order_row().keys() == (set() if erase else {"email", "name", "metadata"})
+
+    @pytest.mark.parametrize(
+        ("linked", "sub", "erased"),
+        [("u-1", "u-1", True), (None, "u-1", True), (None, None, True), ("u-2", "u-1", False), ("u-2", None, False)],
+    )
+    def test_of_a_party_leaves_one_alone_that_is_another_users(
+        self, ledger: Ledger, linked: str | None, sub: str | None, erased: bool
+    ) -> None:
+        if linked is not None:
+            ledger.link(["cus_1"], linked, replacing=None)
+        ledger.note_party("cus_1", email="payer@example.com", subscribed=True)
+        ledger.claim_email("cus_1", "payer@example.com")
+        ledger.bury("cus_1", NOW, "t1", deleting=True)
+        known = ledger.party("cus_1")
+        ledger.erase_party("cus_1", sub)
+        gone = replace(known, sub=None, email=None, claimed_email=None, deleting=False)
+        assert ledger.party("cus_1") == (gone if erased else known)
+
+    def test_of_a_purchase_leaves_what_was_bought(self, ledger: Ledger) -> None:
+        ledger.remember_purchase(purchased("paid", 1, OrderItem("price_1", 2)))
+        known = ledger.party("or_1")
+        ledger.erase_purchase("or_1", "or_1")
+        assert (known.email, ledger.party("or_1")) == ("payer@example.com", replace(known, email=None))
+
+    def test_of_a_person_leaves_that_they_were_deleted(
+        self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]
+    ) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None, before={"enabled": True, "dapp_limit": 2, "payment_status": ""})
+        ledger.told("u-1", STANDS, 1)
+        ledger.hold("u-1", {"reason": "spam", "requested_by": "jo", "at": NOW})
+        settle(ledger, NOW)
+        ledger.erase_person("u-1", NOW)
+        assert ledger.person("u-1") == Person("u-1", frozenset(), deleted_at=NOW, erased=True)
+        assert row("PERSON#u-1", "PERSON").keys() == {"pk", "sk", "sub", "deleted_at", "erased"}
+        assert all_due(ledger, NOW * 2) == []
+
+    @pytest.mark.parametrize("operation", ["erase_order", "erase_party", "erase_purchase"])
+    def test_of_what_nobody_knows_makes_nothing(self, ledger: Ledger, dynamodb: Any, operation: str) -> None:
+        OPERATIONS[operation](ledger)
+        assert dynamodb.scan(TableName="orders")["Count"] == 0
+
+
+class TestHold:
+    BAN = {"reason": "spam", "requested_by": "jo", "at": NOW}
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_is_kept_until_it_is_lifted(self, ledger: Ledger, known: bool) -> None:
+        if known:
+            ledger.link(["cus_1"], "u-1", replacing=None)
+        for ban in (self.BAN, None):
+            ledger.hold("u-1", ban)
+            found = ledger.person("u-1")
+            assert found is not None
+            assert (found.held, found.parties) == (ban, {"cus_1"} if known else frozenset())
+
+
+class TestOrders:
+    """What an operator reads: a page at a time, the open ones first."""
+
+    @pytest.fixture(autouse=True)
+    def _orders(self, ledger: Ledger) -> None:
+        for number in range(1, 6):
+            ledger.record(order(number), NOW + number)
+        for number in (1, 2, 3):
+            ledger.close(f"evt_{number}", NOW + 10 + number, **ENDING)
+        ledger.record(order(9, customer_id="cus_2"), NOW)
+
+    OPEN = [f"OPEN#{NOW + 5}#evt_5", f"OPEN#{NOW + 4}#evt_4"]
+    DONE = [f"DONE#{NOW + 10 + number}#evt_{number}" for number in (3, 2, 1)]
+
+    @pytest.mark.parametrize(
+        ("fulfilled", "before", "limit", "found"),
+        [
+            (False, None, 9, OPEN),
+            (False, None, 2, OPEN),
+            (False, None, 1, OPEN[:1]),
+            (False, OPEN[0], 9, OPEN[1:]),
+            (True, None, 9, OPEN + DONE),
+            (True, None, 3, OPEN + DONE[:1]),
+            (True, OPEN[1], 2, DONE[:2]),
+            (True, DONE[1], 2, DONE[2:]),
+            (True, DONE[2], 2, []),
+        ],
+    )
+    def test_are_latest_first_and_the_open_ones_before_the_others(
+        self, ledger: Ledger, fulfilled: bool, before: str | None, limit: int, found: list[str]
+    ) -> None:
+        assert ledger.orders("cus_1", fulfilled=fulfilled, before=before, limit=limit) == found
+
+    def test_of_a_party_are_all_of_them_in_any_state(self, ledger: Ledger, dynamodb: Any) -> None:
+        found = Ledger(InPagesOfTwo(dynamodb), "orders").all_orders("cus_1")
+        assert sorted(found) == [f"evt_{number}" for number in range(1, 6)]
+
+    def test_are_read_as_they_are_kept(self, ledger: Ledger) -> None:
+        found = {each["event_id"]: each["state"] for each in ledger.rows(["evt_1", "evt_4", "evt_unknown"])}
+        assert found == {"evt_1": "FULFILLED", "evt_4": "RECEIVED"}
+        assert list(ledger.rows([])) == []
+
+    def test_are_read_a_hundred_at_a_time(self, ledger: Ledger) -> None:
+        names = [f"evt_x{number:03}" for number in range(101)]
+        for name in names:
+            ledger.record(replace(ORDER, event_id=name), NOW)
+        assert sorted(each["event_id"] for each in ledger.rows(names)) == names
+
+    def test_that_dynamodb_leaves_out_are_asked_for_again(self, dynamodb: Any) -> None:
+        asked: list[int] = []
+
+        class OneAtATime:
+            def batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
+                keys = RequestItems["orders"]["Keys"]
+                asked.append(len(keys))
+                answer = dynamodb.batch_get_item(RequestItems={"orders": {"Keys": keys[:1], "ConsistentRead": True}})
+                return answer | {"UnprocessedKeys": {"orders": {"Keys": keys[1:]}} if keys[1:] else {}}
+
+        found = Ledger(OneAtATime(), "orders").rows(["evt_1", "evt_2", "evt_3"])
+        assert [each["event_id"] for each in found] == ["evt_1", "evt_2", "evt_3"]
+        assert asked == [3, 2, 1]
+
+    def test_of_which_dynamodb_answers_nothing_are_throttled(self) -> None:
+        class Nothing:
+            def batch_get_item(self, RequestItems: Any) -> Any:  # noqa: N803
+                return {"Responses": {}, "UnprocessedKeys": RequestItems}
+
+        with pytest.raises(LedgerThrottled):
+            list(Ledger(Nothing(), "orders").rows(["evt_1"]))
+
+
+class TestPartiesOf:
+    """Whom an address leads to."""
+
+    def test_are_customers_who_have_it_and_parties_with_an_order_that_names_it(self, ledger: Ledger) -> None:
+        ledger.note_party("cus_1", email="payer@example.com", subscribed=True)
+        ledger.note_party("cus_2", email="other@example.com", subscribed=True)
+        ledger.record(order(3, customer_id="cus_3"), NOW)
+        ledger.record(order(4, customer_id=None, order_id="cs_4"), NOW)
+        ledger.record(order(5, customer_id="cus_5", email="other@example.com"), NOW)
+        assert ledger.parties_of("payer@example.com", NOW) == {"cus_1", "cus_3", "cs_4"}
+        assert ledger.parties_of("nobody@example.com", NOW) == frozenset()
+
+    @pytest.mark.parametrize(("until", "found"), [(NOW - 1, set()), (NOW, {"cus_1"}), (NOW + 1, {"cus_1"})])
+    def test_are_those_of_orders_recorded_until_then(self, ledger: Ledger, until: int, found: set[str]) -> None:
+        ledger.record(ORDER, NOW)
+        assert ledger.parties_of("payer@example.com", until) == found
+
+    def test_are_not_found_by_a_deletion_of_the_address(self, ledger: Ledger) -> None:
+        begun(ledger)
+        assert ledger.parties_of("payer@example.com", NOW) == frozenset()
+
+
 OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "record": lambda ledger: ledger.record(ORDER, NOW),
     "received": lambda ledger: ledger.received("evt_1"),
@@ -872,6 +1256,27 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "told": lambda ledger: ledger.told("u-1", STANDS, 1),
     "settle": lambda ledger: settle(ledger, NOW),
     "rechecked": lambda ledger: ledger.rechecked(DuePerson("u-1", "cus_1", NOW)),
+    "orders": lambda ledger: ledger.orders("cus_1", fulfilled=False, before=None, limit=1),
+    "all_orders": lambda ledger: list(ledger.all_orders("cus_1")),
+    "rows": lambda ledger: list(ledger.rows(["evt_1"])),
+    "erase_order": lambda ledger: ledger.erase_order("evt_1"),
+    "parties_of": lambda ledger: ledger.parties_of("payer@example.com", NOW),
+    "bury": lambda ledger: ledger.bury("cus_1", NOW, "t1", deleting=True),
+    "erase_party": lambda ledger: ledger.erase_party("cus_1", None),
+    "erase_purchase": lambda ledger: ledger.erase_purchase("cus_1", "or_1"),
+    "hold": lambda ledger: ledger.hold("u-1", None),
+    "bury_person": lambda ledger: ledger.bury_person("u-1", NOW),
+    "erase_person": lambda ledger: ledger.erase_person("u-1", NOW),
+    "tombstone": lambda ledger: ledger.tombstone("t1"),
+    "delete": lambda ledger: begun(ledger),
+    "delete_again": lambda ledger: ledger.delete_again(Tombstone("t1", NOW, "FAILED", 1, NOW), NOW),
+    "join_deletion": lambda ledger: ledger.join_deletion("t1", frozenset({"cus_1"})),
+    "join_late": lambda ledger: ledger.join_late("t1", "cus_1"),
+    "stamp": lambda ledger: ledger.stamp("t1", NOW),
+    "buried": lambda ledger: ledger.buried("t1"),
+    "count_canceled": lambda ledger: ledger.count_canceled("t1", 1),
+    "deleted": lambda ledger: ledger.deleted("t1", frozenset(), NOW),
+    "not_deleted": lambda ledger: ledger.not_deleted("t1", execution="arn:run", error="no"),
     "acquire": lambda ledger: ledger.acquire("u-1", "one", NOW),
     "release": lambda ledger: ledger.release("u-1", "one"),
 }

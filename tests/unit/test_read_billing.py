@@ -109,6 +109,10 @@ class TestAnswer:
                 "units": {"sub_1": 5},
                 "alarms": [],
             },
+            "deleted_at": None,
+            "erased": False,
+            "left_over": [],
+            "resume": False,
         }
 
     def test_was_read_no_earlier_than_it_says(self, steps: Steps, stripe: Stripe, read: Callable[..., Json]) -> None:
@@ -390,7 +394,7 @@ class TestMarks:
     def test_that_stripe_takes_back_are_none(self, steps: Steps, stripe: Stripe, read: Callable[..., Json]) -> None:
         steps.ledger.remember_mark("cus_1", self.REFUNDED)
         assert read()["access"]["wanted"] is True
-        assert stripe.asked == ["cus_1", "ch_1"]
+        assert stripe.asked == ["ch_1", "cus_1"]
 
     @pytest.mark.parametrize(("until", "asked"), [(None, True), (NOW + 1, True), (NOW, False), (NOW - 1, False)])
     def test_are_asked_for_while_the_period_runs(

@@ -9,7 +9,7 @@ import pytest
 from gateway.access import Access, Target, User
 from gateway.errors import GatewayError, PersonBusy, UnexpectedError
 from gateway.ledger import Change
-from gateway.step import Run, defect, shape, step
+from gateway.step import Deletion, Run, defect, deletion_step, failure, shape, step
 
 ARN = "arn:aws:states:us-east-1:123456789012:execution:fulfillment:"
 PERSONAL = "payer@example.com"
@@ -34,7 +34,8 @@ def run(execution: str = "evt_1", **state: Any) -> Run:
 
 
 def billing(**changed: Any) -> dict[str, Any]:
-    return {"pass": 2, "read_at": 1_790_000_000, "parties": ["cus_1"], "access": {**ACCESS, **changed}}
+    answer = {"pass": 2, "read_at": 1_790_000_000, "parties": ["cus_1"], "access": {**ACCESS, **changed}}
+    return {**answer, "deleted_at": None, "erased": False, "left_over": [], "resume": False}
 
 
 def lookup(user: User = USER) -> dict[str, Any]:
@@ -105,6 +106,20 @@ class TestRun:
         assert found.user == USER
         assert found.seen == USER.facts()
         assert found.sub == "u-1"
+
+    @pytest.mark.parametrize(
+        ("answered", "deleted_at", "erased"),
+        [
+            ({"deleted_at": None, "erased": False}, 0, False),
+            ({"deleted_at": 1_790_000_000, "erased": False}, 1_790_000_000, False),
+            ({"deleted_at": 1_790_000_000, "erased": True}, 1_790_000_000, True),
+        ],
+    )
+    def test_knows_of_the_deletion_of_the_payers_account(
+        self, answered: dict[str, Any], deleted_at: int, erased: bool
+    ) -> None:
+        found = run(billing={**billing(), **answered})
+        assert (found.deleted_at, found.erased) == (deleted_at, erased)
 
     def test_says_what_it_is_about_to_change(self) -> None:
         found = run(billing=billing(), lookup=lookup())
@@ -214,7 +229,56 @@ class TestStep:
         with pytest.raises(SystemExit):
             step(task)(self.EVENT, CONTEXT)
 
+    def test_of_a_deletion_names_the_tombstone_in_every_line(self, lines: list[str]) -> None:
+        seen: list[Deletion] = []
+
+        @deletion_step
+        def handler(run: Deletion) -> dict[str, Any]:
+            """What it does."""
+            seen.append(run)
+            return {"deleted": True}
+
+        event = {"execution": ARN + "t1-r2", "run": {"tombstone": "t1"}}
+        assert handler(event, CONTEXT) == {"deleted": True}
+        assert handler.__doc__ == "What it does."
+        assert seen == [Deletion(ARN + "t1-r2", "request-1", {"tombstone": "t1"})]
+        line = json.loads(lines[-1])
+        assert line.items() >= {"message": "done", "tombstone": "t1", "execution": ARN + "t1-r2"}.items()
+
+    def test_of_a_deletion_lets_no_personal_data_out(self, lines: list[str]) -> None:
+        @deletion_step
+        def handler(run: Deletion) -> dict[str, Any]:
+            raise ValueError(PERSONAL)
+
+        with pytest.raises(UnexpectedError, match=r"^ValueError at test_step\.py:\d+; this is a defect$"):
+            handler({"execution": ARN + "t1-r1", "run": {"tombstone": "t1"}}, CONTEXT)
+        assert not any(PERSONAL in line for line in lines)
+
     def test_every_error_has_a_name_of_its_own(self) -> None:
         """Step Functions matches the bare class name."""
         names = [each.__name__ for each in GatewayError.__subclasses__() if each.__module__.startswith("gateway.")]
         assert len(names) == len(set(names))
+
+
+class TestDeletion:
+    def test_counts_its_looks_at_what_remains(self) -> None:
+        assert Deletion(ARN, "request-1", {"tombstone": "t1"}).passes == 0
+        assert Deletion(ARN, "request-1", {"tombstone": "t1", "remains": {"pass": 3}}).passes == 3
+
+
+@pytest.mark.parametrize(
+    ("cause", "message"),
+    [
+        (json.dumps({"errorMessage": "try later", "errorType": "StripeThrottled"}), "StripeThrottled: try later"),
+        (json.dumps({"errorMessage": 429}), "StripeThrottled: 429"),
+        ("no JSON", "StripeThrottled: no JSON"),
+        (json.dumps({"message": "no envelope"}), 'StripeThrottled: {"message": "no envelope"}'),
+        (json.dumps(["no object"]), 'StripeThrottled: ["no object"]'),
+        ("null", "StripeThrottled: null"),
+        ("", "StripeThrottled: "),
+        (None, "StripeThrottled: "),
+    ],
+)
+def test_a_failure_is_the_errors_name_and_the_message_in_its_envelope(cause: str | None, message: str) -> None:
+    given = {"Error": "StripeThrottled"} | ({} if cause is None else {"Cause": cause})
+    assert failure(given) == message

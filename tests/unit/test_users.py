@@ -470,3 +470,43 @@ def test_every_error_of_cognito_has_our_name_and_no_address(
         call(users)
     assert type(caught.value) is name
     assert EMAIL not in str(caught.value)
+
+
+class TestWithAddress:
+    """Whose e-mail it is, however they came by it: an operator asks for a user, who may be anybody's."""
+
+    @pytest.mark.parametrize("written", [EMAIL, EMAIL.upper(), "Payer@Example.com"])
+    def test_is_the_user_however_it_is_written(self, users: Users, user: User, written: str) -> None:
+        found = users.with_address(written)
+        assert found is not None
+        assert found.sub == user.sub
+
+    def test_is_nobody_when_there_is_none(self, users: Users) -> None:
+        assert users.with_address(EMAIL) is None
+
+    def test_is_not_a_user_whose_name_looks_like_it(self) -> None:
+        """Cognito takes a sub in the place of an e-mail address."""
+        client = Scripted(admin_get_user=found())
+        assert Users(client, "pool").with_address(SUB) is None
+
+    def test_need_not_be_verified(self) -> None:
+        client = Scripted(admin_get_user=found(email_verified="false"))
+        assert Users(client, "pool").with_address(EMAIL) is not None
+
+
+class TestDelete:
+    def test_leaves_no_user(self, users: Users, user: User) -> None:
+        users.delete(str(user.sub))
+        assert users.get(str(user.sub)) is None
+
+    def test_of_one_who_is_gone_already_is_no_error(self, users: Users, user: User) -> None:
+        for _ in range(2):
+            users.delete(str(user.sub))
+
+    @pytest.mark.parametrize(
+        ("code", "name"),
+        [("TooManyRequestsException", CognitoThrottled), ("NotAuthorizedException", CognitoRejected)],
+    )
+    def test_that_is_refused_is_not_done(self, code: str, name: type[GatewayError]) -> None:
+        with pytest.raises(name):
+            Users(Scripted(admin_delete_user=refusal(code)), "pool").delete(SUB)

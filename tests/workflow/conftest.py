@@ -304,10 +304,11 @@ class Calls:
         number = self.count
         if number == self.dies_before:
             raise Killed(self.error)
-        answer = method(**request)
-        if number == self.dies_after:
-            raise Killed(self.error)
-        return answer
+        try:
+            return method(**request)
+        finally:
+            if number == self.dies_after:
+                raise Killed(self.error)
 
 
 def killed() -> None:

@@ -49,12 +49,13 @@ from tests.local.stripe_api import StripeApi
 from tests.local.stripe_faults import injected
 from tests.local.stripe_http import decode_form
 from tests.local.template import Template
-from tests.workflow.conftest import ACCOUNT, REGION, _imported
-from tests.workflow.machine import DEFINITION, _Calls, _holds
+from tests.workflow.conftest import ACCOUNT, REGION, _imported, definition
+from tests.workflow.machine import _Calls, _holds
 
 Json = dict[str, Any]
 
 REPOSITORY = Path(__file__).parents[2]
+DEFINITION = definition()
 WEBHOOK_SECRET = "whsec_lives"
 BORN = 1_800_000_000  # when every life begins
 HOUR, DAY = 3600, 86_400

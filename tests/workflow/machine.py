@@ -71,8 +71,9 @@ class World:
     """All that outlives a run. `stripe`: customer -> (e-mail, ((status, quantity, when it was bought), …)).
     `unlisted`: customers whose address is written in another way, so that Stripe does not find them by it. `refunded`:
     the charge that paid for the first subscription of cus_1. `assigned`: order of that charge -> (party, when it was
-    recorded). `orders`: event -> (party, when it was recorded, whether it names somebody). `executions`: names of the
-    deletions' executions that were started, `starting`: that the last of them does not run yet."""
+    recorded). `orders`: event -> (party, when it was recorded, whether it names somebody). `due`: customers
+    whom RunDue is to look at. `executions`: names of the deletions' executions that were started, `starting`: that the
+    last of them does not run yet."""
 
     stripe: dict[str, tuple[str, tuple[tuple[str, int, int], ...]]]
     unlisted: frozenset[str] = frozenset()
@@ -84,6 +85,7 @@ class World:
     assigned: dict[str, tuple[str, int]] = field(default_factory=dict)
     orders: dict[str, tuple[str, int, bool]] = field(default_factory=dict)
     tombstones: dict[str, Tombstone] = field(default_factory=dict)
+    due: frozenset[str] = frozenset()
     executions: frozenset[str] = frozenset()
     starting: bool = False
     fulfilled: frozenset[str] = frozenset()
@@ -119,8 +121,9 @@ class FakeLedger(Ledger):
     def person(self, sub: str) -> Person | None:
         return self.world.people.get(sub)
 
-    def note_party(self, party: str, *, email: str | None, subscribed: bool) -> None:
-        self.world.parties[party] = replace(self.party(party), email=email, subscribed=subscribed)
+    def note_party(self, party: str, *, email: str | None, subscribed: bool, deleted_at: int | None = None) -> None:
+        if self.party(party).deleted_at == deleted_at:
+            self.world.parties[party] = replace(self.party(party), email=email, subscribed=subscribed)
 
     def claim_email(self, party: str, email: str) -> None:
         self.world.parties[party] = replace(self.party(party), claimed_email=email)
@@ -236,7 +239,8 @@ class FakeLedger(Ledger):
             attempts = seen.attempts if seen is not None else 0
             taken = Tombstone(tombstone, now, "RUNNING", attempts + 1, now, email, sub)
         else:
-            taken = replace(seen, state="RUNNING", attempts=seen.attempts + 1, at=now, email=email)
+            sub = seen.sub if seen.account_known else sub or seen.sub
+            taken = replace(seen, state="RUNNING", attempts=seen.attempts + 1, at=now, email=email, sub=sub)
         self.world.tombstones[tombstone] = taken
         return taken
 
@@ -254,6 +258,29 @@ class FakeLedger(Ledger):
         known = replace(known, parties=joined, sub=sub or known.sub, account_known=True)
         self.world.tombstones[tombstone] = known
         return known
+
+    def join_late(self, tombstone: str, party: str) -> Tombstone:
+        known = self.world.tombstones[tombstone]
+        known = replace(known, parties=_with(known.parties, party))
+        self.world.tombstones[tombstone] = known
+        return known
+
+    def stamp(self, tombstone: str, now: int) -> Tombstone:
+        """What happens from now on does so later. As long as nothing has happened it is the same moment."""
+        known = self.world.tombstones[tombstone]
+        if known.deleted_at + 1 == self.world.clock:
+            return known
+        known = replace(known, deleted_at=now)
+        self.world.tombstones[tombstone] = known
+        self.world.clock += 1
+        return known
+
+    def buried(self, tombstone: str) -> None:
+        self.world.tombstones[tombstone] = replace(self.world.tombstones[tombstone], buried=True)
+
+    def record(self, order: events.Order, now: int, *, problem: str | None = None) -> None:
+        """An order of our own, which RunDue is to run: one that looks at a party again."""
+        self.world.due = _with(self.world.due, str(order.customer_id))
 
     def count_canceled(self, tombstone: str, subscriptions: int) -> None:
         """The number is for operators."""
@@ -409,7 +436,7 @@ def request_deletion(world: World) -> None:
     taken = FakeLedger(world).delete(TOMBSTONE, seen, world.clock, email=EMAIL, sub=None, requested_by="")
     assert taken is not None
     world.executions = _with(world.executions, taken.execution_name)
-    world.clock += CLOCK_SKEW + 1
+    world.clock += 2  # what happens before it begins is another moment again
 
 
 # ------------------------------------------------------------------ one run
@@ -431,6 +458,7 @@ class Position:
     started_at: int = 0
     lives: int = 0  # how often an invocation was killed, as long as a lease remembers it
     killed: bool = False
+    refused: bool = False  # not killed, but it found a deletion under way
 
     @property
     def done(self) -> bool:
@@ -466,7 +494,7 @@ def advance(position: Position, world: World, handlers: Handlers) -> Position:
         }
         if position.payer == DELETION:
             run = {"tombstone": TOMBSTONE}
-        position = replace(position, data=_pickled(run), started_at=world.clock, killed=False)
+        position = replace(position, data=_pickled(run), started_at=world.clock, killed=False, refused=False)
     replies = list(position.replies)
     made = 0
     fresh = False
@@ -500,7 +528,7 @@ def advance(position: Position, world: World, handlers: Handlers) -> Position:
         except _Stop:
             return replace(position, replies=tuple(replies))
         except GatewayError as error:
-            return _after_error(position, state, type(error).__name__)
+            return _after_error(position, state, type(error).__name__, world.clock)
     data = event["run"]
     data[state["ResultPath"].removeprefix("$.")] = answer
     return _enter(position, state["Next"], data, world.clock)
@@ -521,7 +549,7 @@ def _enter(position: Position, name: str, data: dict[str, Any], clock: int) -> P
     if "resumed" in data:
         data["resumed"] = {}
     if "remains" in data:
-        kept = ("pass", "parties") if name == "MarkDeleted" else ("pass",)
+        kept = ("pass", "parties", "renewed") if name == "MarkDeleted" else ("pass",)
         data["remains"] = {each: data["remains"][each] for each in kept}
     if name == "ReadBilling":
         data.pop("lookup", None)
@@ -529,12 +557,13 @@ def _enter(position: Position, name: str, data: dict[str, Any], clock: int) -> P
     return replace(position, state=name, data=_pickled(data), replies=(), started_at=clock)
 
 
-def _after_error(position: Position, state: dict[str, Any], error: str) -> Position:
+def _after_error(position: Position, state: dict[str, Any], error: str, clock: int) -> Position:
     """A Retry starts the task anew; the number of tries is not modelled, so a busy person is waited for."""
     if any(error in retrier["ErrorEquals"] for retrier in state["Retry"]):
-        return replace(position, replies=())
-    if error == "DeletionUnderWay":
-        return begin(position.event_id, position.payer, lives=position.lives, killed=True)
+        return replace(position, replies=(), started_at=clock)
+    if error in ("DeletionUnderWay", "EmailUnusable"):  # the address is forgotten with what was bought before
+        again = begin(position.event_id, position.payer, lives=position.lives, killed=True)
+        return replace(again, refused=True)
     return replace(position, state=_failed(state), replies=())
 
 
@@ -685,18 +714,23 @@ class _Numbers(Generic[Thing]):
         return self._numbers[thing]
 
 
-def explore(scenario: Scenario, handlers: Handlers, *, kills: int = 0, until_wrong: bool = False) -> Result:
+def explore(
+    scenario: Scenario, handlers: Handlers, *, kills: int = 0, until_wrong: bool = False, patient: bool = False
+) -> Result:
     """Visit every state that two runs can get into, with up to that many kills anywhere; or stop at the first harm.
 
     Right is an end with every run over, Stripe's truth, and notices that tell it: each of them once, or, where there
-    are kills, perhaps twice in a row.
+    are kills, perhaps twice in a row. `patient`: who found a deletion under way comes back when that is done, not at
+    any moment.
     """
-    return _Exploration(scenario, handlers).run(kills, until_wrong)
+    return _Exploration(scenario, handlers, patient).run(kills, until_wrong)
 
 
 class _Exploration:
-    def __init__(self, scenario: Scenario, handlers: Handlers) -> None:
+    def __init__(self, scenario: Scenario, handlers: Handlers, patient: bool) -> None:
         self.scenario = scenario
+        self.patient = patient
+        self.deleting: dict[int, bool] = {}
         self.handlers = handlers
         self.worlds: _Numbers[bytes] = _Numbers()
         self.positions: _Numbers[Position] = _Numbers()
@@ -704,6 +738,7 @@ class _Exploration:
         self.owners: dict[int, frozenset[str]] = {}
         self.fulfilled: dict[int, frozenset[str]] = {}
         self.starting: dict[int, bool] = {}
+        self.due: dict[int, frozenset[str]] = {}
         self.advanced: dict[tuple[int, int], tuple[int, int]] = {}
         self.after_the_change: dict[int, int] = {}
         self.expired: dict[tuple[int, frozenset[str]], int] = {}
@@ -746,6 +781,8 @@ class _Exploration:
             run = self.positions.things[number]
             if run.done or self._needless(number, node.world):
                 continue
+            if self.patient and run.refused and self.deleting[node.world]:
+                continue
             changed, after = self._advance(number, node.world)
             yield f"{run.event_id}:{run.state}", self._moved(node, index, after, changed, node.kills)
             if node.kills and not run.killed:
@@ -757,6 +794,8 @@ class _Exploration:
                 yield f"kill {run.event_id}", self._moved(node, index, dead, node.world, left)
         if self.starting[node.world]:
             yield "a deletion's execution starts", self._started(node)
+        for customer in self.due[node.world]:
+            yield f"RunDue looks at {customer}", self._looked_at(node, customer)
         if not node.changed and not (self.scenario.under_lease and self.owners[node.world]):
             second = self.positions.of(begin("evt_2", self.scenario.second))
             yield "change at Stripe", _Node(self._change(node.world), (*node.runs, second), True, node.kills)
@@ -769,6 +808,14 @@ class _Exploration:
         run = self.positions.of(begin("evt_deletion", DELETION))
         others = [each for each in node.runs if self.positions.things[each].payer != DELETION]
         return node._replace(world=self._number(world), runs=(*others, run))
+
+    def _looked_at(self, node: _Node, customer: str) -> _Node:
+        """A run of its own."""
+        world = self._world(node.world)
+        world.due -= {customer}
+        number = sum(self.positions.things[run].event_id.startswith("evt_due_") for run in node.runs)
+        run = self.positions.of(begin(f"evt_due_{number}", customer))
+        return node._replace(world=self._number(world), runs=(*node.runs, run))
 
     def _moved(self, node: _Node, index: int, position: int, world: int, kills: int) -> _Node:
         return _Node(world, (*node.runs[:index], position, *node.runs[index + 1 :]), node.changed, kills)
@@ -822,6 +869,8 @@ class _Exploration:
             self.owners[number] = frozenset(owner for owner, _ in world.leases.values())
             self.fulfilled[number] = world.fulfilled
             self.starting[number] = world.starting
+            self.due[number] = world.due
+            self.deleting[number] = any(each.state == "RUNNING" for each in world.tombstones.values())
         return number
 
 
