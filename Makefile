@@ -39,7 +39,7 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_offboarding_kills.py
+MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_offboarding_failures.py
 
 # End to end on the sources: the local stack itself, and the demo. The rest runs on what sam build made.
 E2E_SOURCE := tests/e2e/test_demo.py tests/e2e/test_local_stack.py
@@ -54,7 +54,7 @@ test-source: .venv/ready
 	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
 	.venv/bin/coverage report --fail-under=90
 
-## make test-models      every interleaving of two runs, random lives, a deletion killed at every call (minutes)
+## make test-models      every interleaving of two runs, random lives, every failure of a deletion (minutes)
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)

@@ -1,7 +1,7 @@
 """The deletion of an account, told to the real machine: what is gone then, what stays, and what comes afterwards."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -680,57 +680,16 @@ def test_more_that_turns_up_while_the_end_is_written_down_is_looked_for_again(wo
 # ------------------------------------------------------------------ what goes wrong
 
 
-def _retries() -> Iterator[Any]:
-    for state in TASKS:
-        for group in STATES[state]["Retry"]:
-            for error in group["ErrorEquals"]:
-                yield pytest.param(state, error, group, id=f"{state}-{error}")
-
-
-def _waits(group: dict[str, Any]) -> list[float]:
-    """The declared back-off: what FULL jitter draws from, at most."""
-    interval, rate = group["IntervalSeconds"], group["BackoffRate"]
-    return [min(interval * rate**n, group["MaxDelaySeconds"]) for n in range(group["MaxAttempts"])]
-
-
 def arranged(world: World, state: str) -> None:
     account(world)
     if state == "MarkNotDeleted":
         world.fail("FindRemains", "StripeRejected")
 
 
-def _takes_up(world: World) -> Ended:
+def takes_up(world: World) -> Ended:
     """POST /delete, once the attempt before has ended or counts as dead."""
     world.clock.pass_by(ATTEMPT_SECONDS)
     return world.delete()
-
-
-@pytest.mark.parametrize(("state", "error", "group"), list(_retries()))
-def test_a_passing_error_is_retried_as_declared_then_given_up(
-    world: World, state: str, error: str, group: dict[str, Any]
-) -> None:
-    arranged(world, state)
-    attempts = group["MaxAttempts"]
-    world.fail(state, error, attempts + 1)
-
-    ended = world.delete()
-
-    first = "StripeRejected" if state == "MarkNotDeleted" else error
-    assert (ended.status, ended.error, ended.path[-2:]) == ("FAILED", first, FAILED)
-    assert world.lambdas.calls[state] == attempts + 1
-    assert world.waits == _waits(group)
-    if state == "MarkNotDeleted":  # nobody could write it down: it can be taken up when the attempt counts as dead
-        assert world.tombstone().state == "RUNNING"
-    else:
-        assert (world.tombstone().state, world.counted["DeletionFailed"]) == ("FAILED", 1)
-        assert str(world.tombstone().last_error).startswith(f"{error}: ")
-
-    world.waits.clear()
-    world.fail(state, error, attempts)
-    assert _takes_up(world).status == "SUCCEEDED"
-    if state != "MarkNotDeleted":
-        assert world.waits == _waits(group)
-    assert_deleted(world)
 
 
 @pytest.mark.parametrize("state", TASKS)
@@ -751,7 +710,7 @@ def test_any_other_error_is_caught_at_once_and_kept(world: World, state: str) ->
         assert (tombstone.state, tombstone.last_error) == ("FAILED", "SomethingNobodyNamed: injected")
         assert row(world, f"TOMBSTONE#{tombstone.id}")["execution"].endswith(tombstone.execution_name)
 
-    assert _takes_up(world).status == "SUCCEEDED"
+    assert takes_up(world).status == "SUCCEEDED"
     assert_deleted(world)
     assert world.billing.canceled == ["sub_cus_first"]
     assert [notice["after"] for notice in world.bus.notices] == [None]

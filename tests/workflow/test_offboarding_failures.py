@@ -1,4 +1,5 @@
-"""The deletion of an account with a kill after every call to a service: it is taken up where it was, and ends once."""
+"""The deletion of an account in which every passing error lasts, and with a kill after every call to a service: it is
+taken up where it was, and ends once."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,49 @@ import pytest
 
 from gateway.ledger import ATTEMPT_SECONDS
 from tests.workflow.conftest import Calls, World
-from tests.workflow.test_offboarding import TASKS, arranged, assert_deleted
+from tests.workflow.test_offboarding import FAILED, STATES, TASKS, arranged, assert_deleted, takes_up
+
+
+def _retries() -> Iterator[Any]:
+    for state in TASKS:
+        for group in STATES[state]["Retry"]:
+            for error in group["ErrorEquals"]:
+                yield pytest.param(state, error, group, id=f"{state}-{error}")
+
+
+def _waits(group: dict[str, Any]) -> list[float]:
+    """The declared back-off: what FULL jitter draws from, at most."""
+    interval, rate = group["IntervalSeconds"], group["BackoffRate"]
+    return [min(interval * rate**n, group["MaxDelaySeconds"]) for n in range(group["MaxAttempts"])]
+
+
+@pytest.mark.parametrize(("state", "error", "group"), list(_retries()))
+def test_a_passing_error_is_retried_as_declared_then_given_up(
+    world: World, state: str, error: str, group: dict[str, Any]
+) -> None:
+    arranged(world, state)
+    attempts = group["MaxAttempts"]
+    world.fail(state, error, attempts + 1)
+
+    ended = world.delete()
+
+    first = "StripeRejected" if state == "MarkNotDeleted" else error
+    assert (ended.status, ended.error, ended.path[-2:]) == ("FAILED", first, FAILED)
+    assert world.lambdas.calls[state] == attempts + 1
+    assert world.waits == _waits(group)
+    if state == "MarkNotDeleted":  # nobody could write it down: it can be taken up when the attempt counts as dead
+        assert world.tombstone().state == "RUNNING"
+    else:
+        assert (world.tombstone().state, world.counted["DeletionFailed"]) == ("FAILED", 1)
+        assert str(world.tombstone().last_error).startswith(f"{error}: ")
+
+    world.waits.clear()
+    world.fail(state, error, attempts)
+    assert takes_up(world).status == "SUCCEEDED"
+    if state != "MarkNotDeleted":
+        assert world.waits == _waits(group)
+    assert_deleted(world)
+
 
 # How many calls to a service each state's Lambda makes in the deletion of `account`, all of its invocations together.
 CALLS = {
