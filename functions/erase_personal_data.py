@@ -27,7 +27,8 @@ def handler(run: Deletion) -> dict[str, Any]:
         if party.deleting:
             for purchase in party.purchases:
                 ledger.erase_purchase(party.id, purchase.id)
-            ledger.erase_party(party.id, tombstone.sub)  # last: it says that this is done
+            if not ledger.erase_party(party.id, tombstone.sub):  # last: it says that this is done
+                ledger.spare_party(party.id)
     if tombstone.sub is not None:
         ledger.erase_person(tombstone.sub, tombstone.deleted_at)
     return {"orders": erased}

@@ -531,15 +531,20 @@ class Ledger:
             "attribute_not_exists(deleted_at) OR deleted_at <= :at",
         )
 
-    def erase_party(self, party: str, sub: str | None) -> None:
-        """Forget a party's address and its link to this user; one that is linked to another user stays as it is."""
+    def erase_party(self, party: str, sub: str | None) -> bool:
+        """Forget a party's address and its link to this user. False: it is linked to another user, and stays as it
+        is."""
         own = "attribute_not_exists(#sub)" + ("" if sub is None else " OR #sub = :sub")
-        self._change(
+        return self._change(
             _key(f"PARTY#{party}", "PARTY"),
             "REMOVE email, claimed_email, deleting, #sub",
             {} if sub is None else {":sub": sub},
             f"attribute_exists(pk) AND ({own})",
         )
+
+    def spare_party(self, party: str) -> None:
+        """The deletion leaves the party alone."""
+        self._change(_key(f"PARTY#{party}", "PARTY"), "REMOVE deleting", {}, "attribute_exists(pk)")
 
     def erase_purchase(self, party: str, purchase: str) -> None:
         """Forget the address that a one-time order was bought with."""

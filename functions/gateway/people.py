@@ -34,12 +34,14 @@ def user_of(party: Party, users: Users) -> User:
 
 
 def as_seen(run: Run, party: Party, user: User) -> bool:
-    """Whether the person is still as the run saw them: the user alike, and their account not deleted since.
+    """Whether the person is still as the run saw them: the user alike, and their account neither deleted since nor
+    being deleted, or what is written now would be forgotten with it.
 
     Every writer asks this under the lease, so that no run that has read "active" a moment ago brings back a user who is
     deleted.
     """
-    return (party.deleted_at or 0) <= run.deleted_at and user.facts() == run.seen
+    deleted = party.deleting or (party.deleted_at or 0) > run.deleted_at
+    return not deleted and user.facts() == run.seen
 
 
 def left_behind(party: Party, ledger: Ledger) -> list[Party]:

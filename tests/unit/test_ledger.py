@@ -1100,9 +1100,11 @@ class TestErasure:
         ledger.claim_email("cus_1", "payer@example.com")
         ledger.bury("cus_1", NOW, "t1", deleting=True)
         known = ledger.party("cus_1")
-        ledger.erase_party("cus_1", sub)
+        assert ledger.erase_party("cus_1", sub) is erased
         gone = replace(known, sub=None, email=None, claimed_email=None, deleting=False)
         assert ledger.party("cus_1") == (gone if erased else known)
+        ledger.spare_party("cus_1")
+        assert ledger.party("cus_1") == (gone if erased else replace(known, deleting=False))
 
     def test_of_a_purchase_leaves_what_was_bought(self, ledger: Ledger) -> None:
         ledger.remember_purchase(purchased("paid", 1, OrderItem("price_1", 2)))
@@ -1122,7 +1124,7 @@ class TestErasure:
         assert row("PERSON#u-1", "PERSON").keys() == {"pk", "sk", "sub", "deleted_at", "erased"}
         assert all_due(ledger, NOW * 2) == []
 
-    @pytest.mark.parametrize("operation", ["erase_order", "erase_party", "erase_purchase"])
+    @pytest.mark.parametrize("operation", ["erase_order", "erase_party", "erase_purchase", "spare_party"])
     def test_of_what_nobody_knows_makes_nothing(self, ledger: Ledger, dynamodb: Any, operation: str) -> None:
         OPERATIONS[operation](ledger)
         assert dynamodb.scan(TableName="orders")["Count"] == 0
@@ -1263,6 +1265,7 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "parties_of": lambda ledger: ledger.parties_of("payer@example.com", NOW),
     "bury": lambda ledger: ledger.bury("cus_1", NOW, "t1", deleting=True),
     "erase_party": lambda ledger: ledger.erase_party("cus_1", None),
+    "spare_party": lambda ledger: ledger.spare_party("cus_1"),
     "erase_purchase": lambda ledger: ledger.erase_purchase("cus_1", "or_1"),
     "hold": lambda ledger: ledger.hold("u-1", None),
     "bury_person": lambda ledger: ledger.bury_person("u-1", NOW),

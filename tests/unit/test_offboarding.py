@@ -301,6 +301,14 @@ class TestErasePersonalData:
             is False
         )
 
+    def test_spares_a_customer_who_is_linked_to_another_user_by_now(self, steps: Steps, task: Task) -> None:
+        sub = str(steps.buyer().sub)
+        ask(steps, "cus_1", sub="u-gone")
+        steps.ledger.bury("cus_1", NOW, ID, deleting=True)
+        task("ErasePersonalData")
+        known = steps.ledger.party("cus_1")
+        assert (known.sub, known.email, known.deleting) == (sub, EMAIL, False)
+
     def test_leaves_who_bought_again_alone(self, steps: Steps, task: Task) -> None:
         ask(steps, "cus_1")
         steps.ledger.bury("cus_1", NOW, ID, deleting=False)

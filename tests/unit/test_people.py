@@ -150,6 +150,7 @@ def test_a_writer_writes_only_to_whom_its_run_saw_and_nobody_deleted_since(
 ) -> None:
     run = Run("arn", "owner", {"billing": {"deleted_at": known}, "lookup": {"user": OURS.facts()}})
     assert as_seen(run, replace(party("u-ours"), deleted_at=buried), now) is seen
+    assert not as_seen(run, replace(party("u-ours"), deleted_at=buried, deleting=True), now)
 
 
 class TestTombstoneId:

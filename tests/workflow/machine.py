@@ -214,10 +214,16 @@ class FakeLedger(Ledger):
             known = replace(known, deleted_at=deleted_at, tombstone=tombstone, deleting=deleting)
             self.world.parties[party] = known
 
-    def erase_party(self, party: str, sub: str | None) -> None:
+    def erase_party(self, party: str, sub: str | None) -> bool:
         known = self.party(party)
-        if party in self.world.parties and known.sub in (None, sub):
-            self.world.parties[party] = replace(known, email=None, claimed_email=None, deleting=False, sub=None)
+        if party not in self.world.parties or known.sub not in (None, sub):
+            return False
+        self.world.parties[party] = replace(known, email=None, claimed_email=None, deleting=False, sub=None)
+        return True
+
+    def spare_party(self, party: str) -> None:
+        if party in self.world.parties:
+            self.world.parties[party] = replace(self.party(party), deleting=False)
 
     def bury_person(self, sub: str, deleted_at: int) -> frozenset[str]:
         person = self.world.people.get(sub, Person(sub, frozenset()))
