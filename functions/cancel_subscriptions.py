@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from gateway import aws
-from gateway.billing import Billing, price_map
+from gateway.billing import billing_with
 from gateway.bought import customer_of, left_over
 from gateway.events import is_order
 from gateway.ledger import Ledger
@@ -19,12 +19,7 @@ from gateway.settings import required
 from gateway.step import Deletion, deletion_step
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-billing = Billing(
-    Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic),
-    base=required("STRIPE_API_BASE"),
-    livemode=required("STRIPE_MODE") == "live",
-    prices=price_map(required("DAPP_PRICES")),
-)
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
 
 
 @deletion_step

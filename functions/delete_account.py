@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from gateway import aws
-from gateway.billing import Billing, price_map
+from gateway.billing import billing_with
 from gateway.endpoint import Answer, Request, endpoint, flag, text
 from gateway.errors import AccountUnknown
 from gateway.executions import StateMachine, console_link, execution_arn
@@ -27,12 +27,7 @@ LOOK_EVERY = 0.5  # seconds
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = Billing(
-    Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic),
-    base=required("STRIPE_API_BASE"),
-    livemode=required("STRIPE_MODE") == "live",
-    prices=price_map(required("DAPP_PRICES")),
-)
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 offboarding = StateMachine(aws.client("stepfunctions"), MACHINE)
 
@@ -47,13 +42,13 @@ def handler(request: Request) -> Answer:
     if seen is not None and seen.state != "DONE":  # one that was begun before comes to its end first
         seen = _run(tombstone, seen, request, now)
         if seen.state != "DONE":
-            return _answer(request.email, seen, now)
+            return _answer(request.email, seen)
     account = account_of(request.email, ledger, users, now, request.values["sub"], own=True)
     if account.known or unheard_of(account, ledger, billing):
         seen = _run(tombstone, seen, request, now)
     elif seen is None:
         raise AccountUnknown("nobody has this address: no user, no customer, no order")
-    return _answer(request.email, seen, now)
+    return _answer(request.email, seen)
 
 
 def _run(tombstone: str, seen: Tombstone | None, request: Request, now: int) -> Tombstone:
@@ -77,7 +72,7 @@ def _ended(tombstone: str, request: Request) -> Tombstone:
         time.sleep(LOOK_EVERY)
 
 
-def _answer(email: str, deletion: Tombstone, now: int) -> Answer:
+def _answer(email: str, deletion: Tombstone) -> Answer:
     execution = execution_arn(MACHINE, deletion.execution_name)
     document: dict[str, Any] = {
         "email": email,

@@ -9,7 +9,7 @@ from typing import Any
 
 from gateway import aws
 from gateway.ledger import Ledger
-from gateway.remains import personal_orders
+from gateway.pages import personal_orders
 from gateway.settings import required
 from gateway.step import Deletion, deletion_step
 

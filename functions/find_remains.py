@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from gateway import aws
-from gateway.billing import Billing, price_map
+from gateway.billing import billing_with
 from gateway.errors import DidNotConverge
 from gateway.ledger import Ledger
 from gateway.remains import remains
@@ -27,12 +27,7 @@ MAX_PASSES = 10
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = Billing(
-    Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic),
-    base=required("STRIPE_API_BASE"),
-    livemode=required("STRIPE_MODE") == "live",
-    prices=price_map(required("DAPP_PRICES")),
-)
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
 
 
 @deletion_step

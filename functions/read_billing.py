@@ -16,7 +16,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
 from gateway.access import Access, decide
-from gateway.billing import Billing, price_map
+from gateway.billing import billing_with
 from gateway.bought import Bought, access_of, bought, left_over
 from gateway.errors import DidNotConverge
 from gateway.events import is_order, mark
@@ -32,12 +32,7 @@ MAX_PASSES = 10
 POLICY = policy()
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-billing = Billing(
-    Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic),
-    base=required("STRIPE_API_BASE"),
-    livemode=required("STRIPE_MODE") == "live",
-    prices=price_map(required("DAPP_PRICES")),
-)
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 

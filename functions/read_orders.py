@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway import aws
 from gateway.access import target
-from gateway.billing import Billing, price_map
+from gateway.billing import billing_with
 from gateway.bought import Bought, access_of, bought
 from gateway.endpoint import Answer, Request, endpoint, flag, text
 from gateway.errors import AccountUnknown, GatewayError
@@ -32,12 +32,7 @@ MACHINE = required("STATE_MACHINE_ARN")
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = Billing(
-    Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic),
-    base=required("STRIPE_API_BASE"),
-    livemode=required("STRIPE_MODE") == "live",
-    prices=price_map(required("DAPP_PRICES")),
-)
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 

@@ -17,7 +17,7 @@ from gateway import events
 from gateway.access import Item, Mark, MarkKind, Purchase, Subscription, whole_text
 from gateway.errors import BillingIncomplete, StripeKeyRejected, StripeRejected, StripeThrottled, StripeUnavailable
 from gateway.secret import Secret
-from gateway.settings import SettingMissing
+from gateway.settings import SettingMissing, required
 
 _Answer = TypeVar("_Answer")
 
@@ -362,6 +362,16 @@ class Billing:
             raise StripeUnavailable("Stripe's answer cannot be read") from None
         except stripe.StripeError as error:
             raise StripeUnavailable(f"Stripe answered {error.http_status or 'nothing'}") from None
+
+
+def billing_with(api_key: Secret) -> Billing:
+    """Stripe as the template's parameters say; SettingMissing, with its name, where a variable does not."""
+    return Billing(
+        api_key,
+        base=required("STRIPE_API_BASE"),
+        livemode=required("STRIPE_MODE") == "live",
+        prices=price_map(required("DAPP_PRICES")),
+    )
 
 
 # The billing_reason of an invoice for a change in the middle of a period: what was paid for the period stays paid.

@@ -1,4 +1,4 @@
-"""The orders of an account, a page at a time."""
+"""The orders of an account: a page at a time, and those that name somebody."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.errors import RequestInvalid
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, Party
 
 PAGE = 100  # orders
+
+# A run that knew nothing of a deletion may have closed an order of this many seconds after it.
+BURIAL = 60
 
 _NEXT = re.compile(r"([A-Za-z0-9_.-]{1,200})\|((?:OPEN|DONE)#\d{1,15}#[A-Za-z0-9_]{1,70})", re.ASCII)
 
@@ -44,3 +47,14 @@ def page_of(parties: Iterable[str], ledger: Ledger, after: str | None, *, fulfil
         [rows[event_id] for event_id in events if event_id in rows],
         "|".join(shown[-1]) if len(ranks) > PAGE else None,
     )
+
+
+def personal_orders(party: Party, ledger: Ledger, deleted_at: int) -> list[str]:
+    """Event ids of the party's orders that say something of a person, recorded before the deletion or while it buried
+    the account. What comes later is erased when it is closed, unless it is of somebody who bought again."""
+    until = deleted_at + BURIAL
+    return [
+        row["event_id"]
+        for row in ledger.rows(list(ledger.all_orders(party.id)))
+        if int(row["received_at"]) <= until and any(row.get(name) for name in ("email", "name", "metadata"))
+    ]

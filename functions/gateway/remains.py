@@ -8,11 +8,9 @@ from gateway.billing import Billing
 from gateway.bought import customer_of, left_over
 from gateway.events import is_order
 from gateway.ledger import Ledger, Party
+from gateway.pages import personal_orders
 from gateway.people import Account
 from gateway.users import Users
-
-# A run that knew nothing of a deletion may have closed an order of this many seconds after it.
-BURIAL = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +73,6 @@ def unheard_of(account: Account, ledger: Ledger, billing: Billing) -> frozenset[
     """Customers with exactly the account's address of whom only Stripe has heard until now."""
     others = sorted(set(billing.customers_of(account.email)) - account.parties - account.elsewhere)
     return frozenset(each.id for each in map(ledger.party, others) if each.sub is None and each.deleted_at is None)
-
-
-def personal_orders(party: Party, ledger: Ledger, deleted_at: int) -> list[str]:
-    """Event ids of the party's orders that say something of a person, recorded before the deletion or while it buried
-    the account. What comes later is erased when it is closed, unless it is of somebody who bought again."""
-    until = deleted_at + BURIAL
-    return [
-        row["event_id"]
-        for row in ledger.rows(list(ledger.all_orders(party.id)))
-        if int(row["received_at"]) <= until and any(row.get(name) for name in ("email", "name", "metadata"))
-    ]
 
 
 def _personal(party: Party, deleted_at: int | None) -> bool:

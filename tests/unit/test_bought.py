@@ -11,8 +11,9 @@ from gateway.billing import Customer
 from gateway.bought import Bought, access_of, bought, customer_of, left_over
 from gateway.errors import BillingIncomplete
 from gateway.ledger import Party
+from gateway.pages import BURIAL, personal_orders
 from gateway.people import Account
-from gateway.remains import BURIAL, Remains, personal_orders, remains, unheard_of
+from gateway.remains import Remains, remains, unheard_of
 from tests.unit.operators import OTHER_PRODUCT, Stripe, subscription
 from tests.unit.steps import EMAIL, NOW, Steps
 
