@@ -55,7 +55,7 @@ def _run(tombstone: str, seen: Tombstone | None, request: Request, now: int) -> 
     """Begin a deletion, or take one up again that has failed; how far it is when the answer is due."""
     if seen is None or seen.over(now):
         sub = request.values["sub"]
-        taken = ledger.delete(tombstone, seen, now, email=request.email, sub=sub, requested_by=request.caller)
+        taken = ledger.begin_deletion(tombstone, seen, now, email=request.email, sub=sub, requested_by=request.caller)
     else:
         taken = seen
     if taken is not None:  # otherwise somebody else has just started it

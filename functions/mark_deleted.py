@@ -31,6 +31,6 @@ def handler(run: Deletion) -> dict[str, Any]:
     now = int(time.time())
     for number, party in enumerate(run.state["remains"]["renewed"]):
         ledger.record(recheck("", party, now, livemode=LIVEMODE, asked=f"{run.id}{number}"), now)
-    deleted = ledger.deleted(run.id, frozenset(run.state["remains"]["parties"]), now)
+    deleted = ledger.close_deletion(run.id, frozenset(run.state["remains"]["parties"]), now)
     metrics.add_metric("AccountDeleted", MetricUnit.Count, int(deleted))
     return {"deleted": deleted}

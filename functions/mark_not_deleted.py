@@ -22,7 +22,7 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 @deletion_step
 def handler(run: Deletion) -> dict[str, Any]:
     message = failure(run.state["error"])
-    ledger.not_deleted(run.id, execution=run.execution, error=message)
+    ledger.fail_deletion(run.id, execution=run.execution, error=message)
     metrics.add_metric("DeletionFailed", MetricUnit.Count, 1)
     logger.error(message)
     return {}

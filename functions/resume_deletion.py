@@ -27,7 +27,7 @@ def handler(run: Run) -> dict[str, Any]:
         if party.tombstone is None:
             continue
         deletion = ledger.join_late(party.tombstone, party.id)
-        taken = ledger.delete_again(deletion, now) if deletion.over(now) else deletion
+        taken = ledger.retry_deletion(deletion, now) if deletion.over(now) else deletion
         if taken is not None:
             offboarding.start(taken)  # by its name: starts nothing when it runs already
             started += 1

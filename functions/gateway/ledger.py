@@ -720,7 +720,7 @@ class Ledger:
             raise LedgerRejected(f"the ledger has no deletion {tombstone}: was the execution started by hand?")
         return found
 
-    def delete(
+    def begin_deletion(
         self, tombstone: str, seen: Tombstone | None, now: int, *, email: str, sub: str | None, requested_by: str
     ) -> Tombstone | None:
         """Take the next attempt to delete an account; None when somebody else took it.
@@ -740,7 +740,7 @@ class Ledger:
             change += " REMOVE parties, account_known, buried, last_error" + ("" if sub is not None else ", #sub")
         return self._next_deletion(tombstone, seen, change, values)
 
-    def delete_again(self, seen: Tombstone, now: int) -> Tombstone | None:
+    def retry_deletion(self, seen: Tombstone, now: int) -> Tombstone | None:
         """Take the next attempt of a deletion as it is; None when somebody else took it."""
         change = "SET #state = :running, attempts = :next, attempt_at = :now"
         return self._next_deletion(seen.id, seen, change, {":running": "RUNNING", ":now": now})
@@ -796,7 +796,7 @@ class Ledger:
         key = _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE")
         self._change(key, "ADD canceled :more", {":more": subscriptions}, "attribute_exists(pk)")
 
-    def deleted(self, tombstone: str, parties: frozenset[str], now: int) -> bool:
+    def close_deletion(self, tombstone: str, parties: frozenset[str], now: int) -> bool:
         """The deletion is done: its address is forgotten. False: more belongs to the account than these parties."""
         return self._change(
             _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE"),
@@ -805,7 +805,7 @@ class Ledger:
             "parties = :parties" if parties else "attribute_exists(pk) AND attribute_not_exists(parties)",
         )
 
-    def not_deleted(self, tombstone: str, *, execution: str, error: str) -> None:
+    def fail_deletion(self, tombstone: str, *, execution: str, error: str) -> None:
         """The deletion failed, for this reason."""
         self._change(
             _key(f"TOMBSTONE#{tombstone}", "TOMBSTONE"),

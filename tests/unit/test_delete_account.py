@@ -39,11 +39,11 @@ def goes(operators: Operators, name: str = "") -> None:
     operators.ledger.bury("cus_1", int(operators.clock.now), operators.tombstone, deleting=True)
     operators.ledger.erase_party("cus_1", sub)
     operators.ledger.count_canceled(operators.tombstone, 1)
-    assert operators.ledger.deleted(operators.tombstone, frozenset(), int(operators.clock.now))
+    assert operators.ledger.close_deletion(operators.tombstone, frozenset(), int(operators.clock.now))
 
 
 def fails(operators: Operators) -> None:
-    operators.ledger.not_deleted(operators.tombstone, execution="arn:run", error="StripeKeyRejected: 401")
+    operators.ledger.fail_deletion(operators.tombstone, execution="arn:run", error="StripeKeyRejected: 401")
 
 
 class TestDryRun:

@@ -857,14 +857,14 @@ class TestLease:
 
 def begun(ledger: Ledger, now: int = NOW, sub: str | None = None, seen: Tombstone | None = None) -> Tombstone | None:
     """A deletion is asked for."""
-    return ledger.delete("t1", seen, now, email="payer@example.com", sub=sub, requested_by="jo")
+    return ledger.begin_deletion("t1", seen, now, email="payer@example.com", sub=sub, requested_by="jo")
 
 
 def ended(ledger: Ledger, *parties: str) -> Tombstone:
     """A deletion of these parties is done."""
     begun(ledger, sub="u-1")
     ledger.join_deletion("t1", frozenset(parties), "u-1")
-    assert ledger.deleted("t1", frozenset(parties), NOW + 5)
+    assert ledger.close_deletion("t1", frozenset(parties), NOW + 5)
     return ledger.deletion("t1")
 
 
@@ -894,10 +894,10 @@ class TestDeletion:
         [
             lambda ledger: ledger.buried("t1"),
             lambda ledger: ledger.count_canceled("t1", 1),
-            lambda ledger: ledger.deleted("t1", frozenset(), NOW),
-            lambda ledger: ledger.not_deleted("t1", execution="arn:run", error="no"),
+            lambda ledger: ledger.close_deletion("t1", frozenset(), NOW),
+            lambda ledger: ledger.fail_deletion("t1", execution="arn:run", error="no"),
         ],
-        ids=["buried", "count_canceled", "deleted", "not_deleted"],
+        ids=["buried", "count_canceled", "close_deletion", "fail_deletion"],
     )
     def test_that_nobody_asked_for_is_made_by_no_other_write(
         self, ledger: Ledger, write: Callable[[Ledger], Any]
@@ -924,7 +924,7 @@ class TestDeletion:
         known = ledger.join_deletion("t1", frozenset({"cus_1"}), "u-1")
         ledger.buried("t1")
         ledger.count_canceled("t1", 2)
-        ledger.not_deleted("t1", execution="arn:run", error="StripeThrottled: 429")
+        ledger.fail_deletion("t1", execution="arn:run", error="StripeThrottled: 429")
         failed = ledger.deletion("t1")
         assert failed == replace(known, state="FAILED", buried=True, canceled=2, last_error="StripeThrottled: 429")
         again = begun(ledger, NOW + 60, "u-other", failed)  # another user than the one that is half gone
@@ -932,7 +932,7 @@ class TestDeletion:
 
     def test_that_failed_before_its_account_was_known_may_be_told_the_user(self, ledger: Ledger) -> None:
         begun(ledger)
-        ledger.not_deleted("t1", execution="arn:run", error="AccountAmbiguous: say sub")
+        ledger.fail_deletion("t1", execution="arn:run", error="AccountAmbiguous: say sub")
         again = begun(ledger, NOW + 60, "u-1", ledger.deletion("t1"))
         assert again is not None
         assert (again.sub, again.deleted_at) == ("u-1", NOW)
@@ -948,14 +948,14 @@ class TestDeletion:
 
     def test_is_started_again_as_it_is(self, ledger: Ledger) -> None:
         done = ended(ledger, "cus_1")
-        again = ledger.delete_again(done, NOW + 60)
+        again = ledger.retry_deletion(done, NOW + 60)
         assert again == replace(done, state="RUNNING", attempts=2, at=NOW + 60)
         assert (done.deleted_at, done.email) == (NOW, None)
 
     def test_is_started_again_by_one_of_two(self, ledger: Ledger) -> None:
         done = ended(ledger)
-        assert ledger.delete_again(done, NOW + 60) is not None
-        assert ledger.delete_again(done, NOW + 61) is None
+        assert ledger.retry_deletion(done, NOW + 60) is not None
+        assert ledger.retry_deletion(done, NOW + 61) is None
 
     def test_gains_parties_and_loses_none(self, ledger: Ledger) -> None:
         begun(ledger)
@@ -1004,18 +1004,18 @@ class TestDeletion:
     ) -> None:
         begun(ledger)
         ledger.join_deletion("t1", frozenset(known))
-        assert ledger.deleted("t1", frozenset(looked_at), NOW) is done
+        assert ledger.close_deletion("t1", frozenset(looked_at), NOW) is done
         assert ledger.deletion("t1").state == ("DONE" if done else "RUNNING")
 
     def test_that_is_done_does_not_fail_any_more(self, ledger: Ledger) -> None:
         done = ended(ledger)
-        ledger.not_deleted("t1", execution="arn:run", error="States.Timeout: ")
+        ledger.fail_deletion("t1", execution="arn:run", error="States.Timeout: ")
         assert ledger.deletion("t1") == done
 
 
 def ended_now(ledger: Ledger) -> Tombstone:
     found = ledger.join_deletion("t1", frozenset({"cus_1"}), "u-1")
-    assert ledger.deleted("t1", found.parties, NOW + 5)
+    assert ledger.close_deletion("t1", found.parties, NOW + 5)
     return ledger.deletion("t1")
 
 
@@ -1271,15 +1271,15 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "bury_person": lambda ledger: ledger.bury_person("u-1", NOW),
     "erase_person": lambda ledger: ledger.erase_person("u-1", NOW),
     "tombstone": lambda ledger: ledger.tombstone("t1"),
-    "delete": lambda ledger: begun(ledger),
-    "delete_again": lambda ledger: ledger.delete_again(Tombstone("t1", NOW, "FAILED", 1, NOW), NOW),
+    "begin_deletion": lambda ledger: begun(ledger),
+    "retry_deletion": lambda ledger: ledger.retry_deletion(Tombstone("t1", NOW, "FAILED", 1, NOW), NOW),
     "join_deletion": lambda ledger: ledger.join_deletion("t1", frozenset({"cus_1"})),
     "join_late": lambda ledger: ledger.join_late("t1", "cus_1"),
     "stamp": lambda ledger: ledger.stamp("t1", NOW),
     "buried": lambda ledger: ledger.buried("t1"),
     "count_canceled": lambda ledger: ledger.count_canceled("t1", 1),
-    "deleted": lambda ledger: ledger.deleted("t1", frozenset(), NOW),
-    "not_deleted": lambda ledger: ledger.not_deleted("t1", execution="arn:run", error="no"),
+    "close_deletion": lambda ledger: ledger.close_deletion("t1", frozenset(), NOW),
+    "fail_deletion": lambda ledger: ledger.fail_deletion("t1", execution="arn:run", error="no"),
     "acquire": lambda ledger: ledger.acquire("u-1", "one", NOW),
     "release": lambda ledger: ledger.release("u-1", "one"),
 }

@@ -88,7 +88,7 @@ def task(steps: Steps, stripe: Stripe, bus: Bus) -> Task:
 
 def ask(steps: Steps, *parties: str, sub: str | None = None, known: bool = True) -> Tombstone:
     """The deletion is asked for, and it is known what belongs to the account."""
-    taken = steps.ledger.delete(ID, None, int(steps.clock.now), email=EMAIL, sub=sub, requested_by="jo")
+    taken = steps.ledger.begin_deletion(ID, None, int(steps.clock.now), email=EMAIL, sub=sub, requested_by="jo")
     assert taken is not None
     return steps.ledger.join_deletion(ID, frozenset(parties), sub) if known else taken
 
@@ -152,14 +152,14 @@ class TestWriteTombstone:
 
     def test_of_what_turned_up_late_asks_for_no_account(self, steps: Steps, stripe: Stripe, task: Task) -> None:
         done = ask(steps, "cus_1")
-        assert steps.ledger.deleted(ID, frozenset({"cus_1"}), NOW)
-        assert steps.ledger.delete_again(replace(done, state="DONE"), NOW) is not None
+        assert steps.ledger.close_deletion(ID, frozenset({"cus_1"}), NOW)
+        assert steps.ledger.retry_deletion(replace(done, state="DONE"), NOW) is not None
         stripe.error = StripeThrottled("not to be asked")
         assert task("WriteTombstone") == {"parties": 1, "user": False}
 
     def test_without_address_and_account_buries_nothing(self, steps: Steps, task: Task) -> None:
         ask(steps, known=False)
-        assert steps.ledger.deleted(ID, frozenset(), NOW)  # forgets the address
+        assert steps.ledger.close_deletion(ID, frozenset(), NOW)  # forgets the address
         assert task("WriteTombstone") == {"parties": 0, "user": False}
 
     def test_of_an_ambiguous_address_buries_nobody(self, steps: Steps, task: Task) -> None:
@@ -373,7 +373,7 @@ class TestResumeDeletion:
 
     def test_starts_the_deletion_again_with_it(self, steps: Steps, machine: Machine, resume: Task) -> None:
         ask(steps, "cus_1")
-        assert steps.ledger.deleted(ID, frozenset({"cus_1"}), NOW)
+        assert steps.ledger.close_deletion(ID, frozenset({"cus_1"}), NOW)
         steps.ledger.bury("cus_2", NOW, ID, deleting=False)
         assert resume("cus_2") == {"started": 1}
         found = steps.ledger.deletion(ID)
@@ -396,11 +396,11 @@ class TestResumeDeletion:
 
     def test_that_another_one_takes_starts_nothing(self, steps: Steps, machine: Machine, resume: Task) -> None:
         done = ask(steps, "cus_1")
-        assert steps.ledger.deleted(ID, frozenset({"cus_1"}), NOW)
+        assert steps.ledger.close_deletion(ID, frozenset({"cus_1"}), NOW)
         steps.ledger.bury("cus_2", NOW, ID, deleting=False)
 
         def first() -> None:
-            assert steps.ledger.delete_again(done, NOW) is not None
+            assert steps.ledger.retry_deletion(done, NOW) is not None
 
         assert resume("cus_2", ledger=Then(steps.ledger, "join_late", first)) == {"started": 0}
         assert machine.calls == []

@@ -219,17 +219,19 @@ class TestAddress:
         assert operators.read(sub=sub)["orders"] == []
 
     def test_whose_account_was_deleted_tells_of_that(self, operators: Operators) -> None:
-        deletion = operators.ledger.delete(operators.tombstone, None, NOW, email=EMAIL, sub=None, requested_by="arn")
+        deletion = operators.ledger.begin_deletion(
+            operators.tombstone, None, NOW, email=EMAIL, sub=None, requested_by="arn"
+        )
         assert deletion is not None
         shown = {"id": operators.tombstone, "state": "RUNNING", "deleted_at": NOW, "attempts": 1, "last_error": None}
         assert operators.read() == {"email": EMAIL, "orders": [], "next": None, "deletion": shown}
-        operators.ledger.not_deleted(operators.tombstone, execution="arn:run", error="StripeKeyRejected: 401")
+        operators.ledger.fail_deletion(operators.tombstone, execution="arn:run", error="StripeKeyRejected: 401")
         assert operators.read(history=True)["deletion"] == {
             **shown,
             "state": "FAILED",
             "last_error": "StripeKeyRejected: 401",
         }
-        operators.ledger.deleted(operators.tombstone, frozenset(), NOW + 5)
+        operators.ledger.close_deletion(operators.tombstone, frozenset(), NOW + 5)
         assert operators.read()["deletion"] == {**shown, "state": "DONE"}
         assert operators.ask("ReadOrders", {"email": OTHER})[0] == 404
 

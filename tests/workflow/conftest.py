@@ -496,7 +496,7 @@ class World:
         """Take the next attempt as POST /delete does, and start its execution; its ARN."""
         tombstone = tombstone_id(email, HASH_KEY)
         seen = self.ledger.tombstone(tombstone)
-        taken = self.ledger.delete(
+        taken = self.ledger.begin_deletion(
             tombstone, seen, int(self.clock.now), email=email, sub=sub, requested_by="arn:aws:iam::1:user/operator"
         )
         assert taken is not None

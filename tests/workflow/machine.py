@@ -236,7 +236,7 @@ class FakeLedger(Ledger):
     def tombstone(self, tombstone: str) -> Tombstone | None:
         return self.world.tombstones.get(tombstone)
 
-    def delete(
+    def begin_deletion(
         self, tombstone: str, seen: Tombstone | None, now: int, *, email: str, sub: str | None, requested_by: str
     ) -> Tombstone | None:
         if self.tombstone(tombstone) != seen:
@@ -250,7 +250,7 @@ class FakeLedger(Ledger):
         self.world.tombstones[tombstone] = taken
         return taken
 
-    def delete_again(self, seen: Tombstone, now: int) -> Tombstone | None:
+    def retry_deletion(self, seen: Tombstone, now: int) -> Tombstone | None:
         if self.world.tombstones[seen.id].attempts != seen.attempts:
             return None
         known = self.world.tombstones[seen.id]
@@ -291,7 +291,7 @@ class FakeLedger(Ledger):
     def count_canceled(self, tombstone: str, subscriptions: int) -> None:
         """The number is for operators."""
 
-    def deleted(self, tombstone: str, parties: frozenset[str], now: int) -> bool:
+    def close_deletion(self, tombstone: str, parties: frozenset[str], now: int) -> bool:
         known = self.world.tombstones[tombstone]
         if known.parties != parties:
             return False

@@ -602,7 +602,9 @@ def _tombstone(world: World) -> None:
     """The deletion begins: what its first state does, at this very moment."""
     world.clock.pass_by(1)
     tombstone = tombstone_id(EMAIL, HASH_KEY)
-    taken = world.ledger.delete(tombstone, None, int(world.clock.now), email=EMAIL, sub=None, requested_by="somebody")
+    taken = world.ledger.begin_deletion(
+        tombstone, None, int(world.clock.now), email=EMAIL, sub=None, requested_by="somebody"
+    )
     assert taken is not None
     world.handlers["WriteTombstone"].handler(
         {"execution": "arn:deletion", "run": dict(taken.execution_input)},
@@ -653,7 +655,7 @@ def test_a_customer_nobody_knew_who_read_before_the_deletion_makes_nobody(world:
         tombstone = tombstone_id(NEW_EMAIL, HASH_KEY)
         world.clock.pass_by(1)
         now = int(world.clock.now)
-        world.ledger.delete(tombstone, None, now, email=NEW_EMAIL, sub=None, requested_by="somebody")
+        world.ledger.begin_deletion(tombstone, None, now, email=NEW_EMAIL, sub=None, requested_by="somebody")
 
     world.meanwhile("CreateUser", deleted)
 
