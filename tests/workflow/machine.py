@@ -439,7 +439,7 @@ class FakeMachine:
 def request_deletion(world: World) -> None:
     """POST /delete for EMAIL: what happens from now on does so later."""
     seen = world.tombstones.get(TOMBSTONE)
-    taken = FakeLedger(world).delete(TOMBSTONE, seen, world.clock, email=EMAIL, sub=None, requested_by="")
+    taken = FakeLedger(world).begin_deletion(TOMBSTONE, seen, world.clock, email=EMAIL, sub=None, requested_by="")
     assert taken is not None
     world.executions = _with(world.executions, taken.execution_name)
     world.clock += 2  # what happens before it begins is another moment again
