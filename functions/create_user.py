@@ -12,7 +12,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.access import MAIL_RETRY, Invitation
+from gateway.access import MAIL_RETRY, Invitation, Live
 from gateway.errors import EmailUnusable, UserExists
 from gateway.ledger import Ledger, Party
 from gateway.people import as_seen, left_behind, tombstone_id, user_of
@@ -72,5 +72,5 @@ def _create(run: Run, party: Party, parties: list[str], now: int) -> dict[str, A
     if not ledger.link(parties, sub, replacing=party.sub):
         return run.change_so_far
     after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
-    ledger.record_change(sub, now, run.change(None, after))
+    ledger.set_live(sub, Live(True, run.target.dapp_limit), now, run.change(None, after))
     return run.changed(after)

@@ -30,6 +30,8 @@ def handler(run: Run) -> dict[str, Any]:
         ledger.record_change(sub, now, run.change(run.seen, after))
         users.update(sub, dapp_limit=target.dapp_limit, payment_status=target.payment_status)
         users.enable(sub)
-        # Last: as long as it says billing, the next look comes back here.
+        # As long as it says billing, the next look comes back here.
         users.update(sub, disabled_by="")
+        # Last: whom the authorizer lets in, Cognito lets in as well.
+        ledger.set_live(sub, run.live_target, now)
     return run.changed(after)

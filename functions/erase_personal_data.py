@@ -30,5 +30,8 @@ def handler(run: Deletion) -> dict[str, Any]:
             if not ledger.erase_party(party.id, tombstone.sub):  # last: it says that this is done
                 ledger.spare_party(party.id)
     if tombstone.sub is not None:
+        while dapps := ledger.dapps(tombstone.sub, after=None, limit=100):
+            for dapp, _ in dapps:
+                ledger.erase_dapp(tombstone.sub, dapp)
         ledger.erase_person(tombstone.sub, tombstone.deleted_at)
     return {"orders": erased}

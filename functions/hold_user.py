@@ -7,9 +7,10 @@ out  200 {"email", "sub", "held", "enabled", "run": the execution that tells oth
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway import aws
-from gateway.access import User
+from gateway.access import User, live
 from gateway.endpoint import Answer, Request, endpoint, said, text
 from gateway.errors import AccountUnknown, DeletionUnderWay, PersonBusy, RequestInvalid
 from gateway.events import recheck
@@ -76,6 +77,7 @@ def _hold(sub: str, reason: str, request: Request) -> bool:
     """Whether the user is enabled afterwards."""
     user, _ = _seen(sub)
     now, before = int(time.time()), shape(user.facts())
+    # First: from here on the authorizer refuses them.
     ledger.hold(sub, {"reason": reason, "requested_by": request.caller, "at": now})
     ledger.record_change(sub, now, Change(before, {**(before or {}), "enabled": False}, "held", request.caller))
     # Who disabled comes before the disabling, as everywhere: billing leaves alone what does not say billing.
@@ -99,8 +101,11 @@ def _lift(sub: str) -> bool:
         users.update(sub, disabled_by="")
     elif user.disabled_by == OPERATOR:  # a ban that was not finished
         users.update(sub, disabled_by="")
-    ledger.hold(sub, None)
-    return user.enabled or (user.held and not governed)
+    ledger.lift(sub)
+    enabled = user.enabled or (user.held and not governed)
+    if user.comped:
+        ledger.set_live(sub, live(replace(user, enabled=enabled), None, banned=False), int(time.time()))
+    return enabled
 
 
 def _run(sub: str, party: str, asked: str) -> Attempt:

@@ -1,8 +1,9 @@
 """LookupUser: which Cognito user is this person, and how should they look?
 
 in      the run, with billing.access
-out     {"user": access.User with comped and held, "target": access.Target, "invite": send the invitation again,
-         "rename": give the user the payer's new address}; an unknown user is a fact
+out     {"user": access.User with comped and held, "target": access.Target, "live": what the authorizer lets whom do,
+         "live_target": what it should, "invite": send the invitation again, "rename": give the user the payer's new
+         address}; an unknown user is a fact
 raises  CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
         CognitoRejected, LedgerRejected, EmailUnverified, DeletionUnderWay (lasting)
 """
@@ -14,7 +15,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.access import User, invitation_due, target
+from gateway.access import Live, Target, User, invitation_due, live, target
 from gateway.errors import DeletionUnderWay, EmailUnverified
 from gateway.events import PAYMENTS
 from gateway.ledger import Ledger, Party, Person
@@ -42,12 +43,25 @@ def handler(run: Run) -> dict[str, Any]:
         raise DeletionUnderWay("the account is being deleted; what was bought since is looked at when that is done")
     person = known if user.linked else None
     paying = person is not None and bool(run.access.wanted)
+    wanted = target(run.access, person.before if person is not None and not GOVERN else None)
     return {
         "user": user.facts(),
-        "target": asdict(target(run.access, person.before if person is not None and not GOVERN else None)),
+        "target": asdict(wanted),
+        **_live(party, person, user, wanted if run.access.wanted is not None else None),
         "invite": person is not None and paying and _invite(run, user, person),
         "rename": person is not None and paying and _rename(party, user, person),
     }
+
+
+def _live(party: Party, person: Person | None, user: User, wanted: Target | None) -> dict[str, Any]:
+    """What the authorizer lets the party's user do, and what it should. A link to a user who was deleted by hand must
+    not give access any more, as long as a token of theirs lives."""
+    if person is None:
+        user, person = User(exists=False), ledger.person(party.sub) if party.sub is not None else None
+    if person is None or person.deleted_at is not None:
+        return {"live": {"sub": None, **asdict(Live())}, "live_target": asdict(Live())}
+    should = live(user, wanted, banned=person.held is not None)
+    return {"live": {"sub": person.sub, **asdict(person.live)}, "live_target": asdict(should)}
 
 
 def _invite(run: Run, user: User, person: Person) -> bool:

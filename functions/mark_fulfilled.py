@@ -35,8 +35,9 @@ notices = Notices(
 @step
 def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())
-    outcome = access.outcome(run.access, run.user, erased=run.erased)
     person = ledger.person(run.sub) if run.user.linked else None
+    banned = person is not None and person.held is not None
+    outcome = access.outcome(run.access, run.user, erased=run.erased, banned=banned)
     if person is not None and person.deleted_at is None:
         _settle(run, person)
         if person.telling is not None or person.told != shape(run.seen):

@@ -1,4 +1,4 @@
-"""SetDappLimit: writes the limit and the payment status.
+"""SetDappLimit: writes the limit and the payment status, of the user and for the authorizer.
 
 in      the run; DecideAccess saw a limit or status that differs
 out     {"before": {...}, "after": {...}}, or nothing changed when the user is not as they were seen
@@ -31,6 +31,7 @@ def handler(run: Run) -> dict[str, Any]:
             "dapp_limit": target.dapp_limit,
             "payment_status": target.payment_status,
         }
-        ledger.record_change(sub, now, run.change(run.seen, after))
+        # First: a lower limit holds from here on, and a higher one is paid for.
+        ledger.set_live(sub, run.live_target, now, run.change(run.seen, after))
         users.update(sub, dapp_limit=target.dapp_limit, payment_status=target.payment_status)
     return run.changed(after)

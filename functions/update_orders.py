@@ -2,7 +2,8 @@
 
 in   {"email", "next": from the page before, "sub": which user, where the address leads to several}
 out  200 {"email", "orders": at most 100 × {"id", "event", "result": "started" | "already running" | "nothing to do",
-     "why", "execution", "console"}, "next": null on the last page}; one run heals all orders of its person
+     "why", "execution", "console"}, "next": null on the last page}; one run heals all orders of its person. Who is
+     comped and never bought anything has what Cognito says from then on
 """
 
 import time
@@ -12,10 +13,11 @@ from itertools import islice
 from typing import Any
 
 from gateway import aws
+from gateway.access import Live, live
 from gateway.endpoint import Answer, Request, endpoint, text
 from gateway.errors import AccountUnknown
 from gateway.executions import StateMachine, console_link, execution_arn
-from gateway.ledger import Attempt, Ledger, attempt_of
+from gateway.ledger import Attempt, Ledger, Person, attempt_of
 from gateway.pages import page_of
 from gateway.people import account_of
 from gateway.settings import required
@@ -44,6 +46,8 @@ def handler(request: Request) -> Answer:
     account = account_of(request.email, ledger, users, now, request.values["sub"])
     if not account.known:
         raise AccountUnknown("nobody has this address: no user, no customer, no order")
+    if account.sub is not None and not account.linked:
+        _bring_in_line(account.sub, request.owner, now)
     page = page_of(account.parties, ledger, request.values["next"], fulfilled=False)
     runs: dict[frozenset[str], Run] = {}
     lines = []
@@ -57,6 +61,18 @@ def handler(request: Request) -> Answer:
             run = runs[person] = runs.get(person) or _run(person, row["event_id"], now)
         lines.append(_line(row, run))
     return Answer({"email": request.email, "orders": lines, "next": page.next})
+
+
+def _bring_in_line(sub: str, owner: str, now: int) -> None:
+    """No customer is linked to this user, so no run looks at them: what an operator gave them (comped) is what they
+    have."""
+    with ledger.lease(sub, owner, now):
+        user, person = users.get(sub), ledger.person(sub) or Person(sub, frozenset())
+        if user is None or person.parties or person.deleted_at is not None:
+            return
+        allowed = live(user, None, banned=person.held is not None) if user.comped else Live()
+        if allowed != person.live:
+            ledger.set_live(sub, allowed, now)
 
 
 def _run(person: frozenset[str], asked: str, now: int) -> Run:

@@ -216,6 +216,14 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Live:
+    """What the authorizer lets a user do, from one call to the next."""
+
+    active: bool = False
+    dapp_limit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Verdict:
     """What one subscription or purchase says. `undecided`: it is alive, but what it gives cannot be told in full."""
 
@@ -466,6 +474,15 @@ def target(access: Access, before: Before | None) -> Target:
     return Target(True, limit, before.payment_status if worse else access.status)
 
 
+def live(user: User, wanted: Target | None, *, banned: bool) -> Live:
+    """What the authorizer is to let the user do: what they should have; of a comped one, or where billing leaves them
+    as they are (`wanted` None), what they have. `banned`: by an operator, whatever Cognito says."""
+    if banned or not user.exists or user.held:
+        return Live()
+    stands = user if user.comped or wanted is None else wanted
+    return Live(True, max(stands.dapp_limit, 0)) if stands.enabled else Live()
+
+
 def invitation_due(user: User, invitation: Invitation, now: int, validity: int, payment: str | None) -> bool:
     """Whether the invitation is to be sent again: it did not leave, or it expired unused and there is a new `payment`
     (an order's id). `validity` is the life of a temporary password in seconds."""
@@ -477,13 +494,13 @@ def invitation_due(user: User, invitation: Invitation, now: int, validity: int, 
     return expired and payment is not None and payment != invitation.paid_by
 
 
-def outcome(access: Access, user: User, *, erased: bool = False) -> str:
+def outcome(access: Access, user: User, *, erased: bool = False, banned: bool = False) -> str:
     """Why a run found nothing missing, in one word that operators search for."""
     if erased:
         return "deleted"
     if user.comped:
         return "comped"
-    if user.held:
+    if user.held or banned:
         return "held"
     if access.wanted is None:
         return "left_alone"

@@ -1,6 +1,8 @@
 """AWS clients with time-outs of our own: the Lambda must answer, or fail, before its own time is up."""
 
+import os
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
@@ -37,6 +39,13 @@ _THROTTLES = frozenset(
 def client(service: str) -> Any:
     """A boto3 client of the default session."""
     return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
+
+
+def address(service: str, url: str) -> str:
+    """An address of a service that no client is needed for, where botocore's own variables say that it is elsewhere."""
+    name = "AWS_ENDPOINT_URL_" + {"cognito-idp": "COGNITO_IDENTITY_PROVIDER"}[service]
+    elsewhere = os.environ.get(name) or os.environ.get("AWS_ENDPOINT_URL")
+    return elsewhere.rstrip("/") + urlsplit(url).path if elsewhere else url
 
 
 def translated(

@@ -1,6 +1,7 @@
-"""What the operators' endpoints share: their requests, their answers, and who asks.
+"""What the endpoints share: their requests, their answers, and who asks.
 
-in   HTTP API event (payload 2.0) of an IAM-authorised route with a JSON object {"email": …, …} of at most 10 kB
+in   HTTP API event (payload 2.0); of operators: of an IAM-authorised route with a JSON object {"email": …, …} of at
+     most 10 kB; of users: of a route that Authorize authorises, where needed with a JSON object {"id": …}
 out  JSON; 400 says what is wrong with the request, 403 nobody signed it, 404 nobody has this address, 409 the address
      leads to several users or is being deleted, 413 too large, 503 passing (ask again), 502 lasting (README, errors)
 """
@@ -8,9 +9,10 @@ out  JSON; 400 says what is wrong with the request, 403 nobody signed it, 404 no
 import base64
 import functools
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.errors import (
     AccountAmbiguous,
@@ -28,7 +30,11 @@ from gateway.telemetry import logger
 
 MAX_BODY = 10_000  # bytes
 
+# Nothing that a path or a DynamoDB key would have to escape; no "." or ".." either.
+_DAPP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+
 Field = Callable[[Any], Any]
+_Asked = TypeVar("_Asked", "Request", "UserRequest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,33 @@ class Request:
     caller: str
     owner: str
     seconds_left: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class UserRequest:
+    """A request of a user whom the authorizer has let in."""
+
+    sub: str
+    event: Mapping[str, Any]
+
+    @property
+    def dapp(self) -> str:
+        """The dapp that the body names; RequestInvalid when it names none."""
+        content = _content(self.event)
+        if content.keys() - {"id"}:
+            raise RequestInvalid('the body knows one field, "id"')
+        return _dapp(content.get("id"))
+
+    @property
+    def dapp_in_path(self) -> str:
+        """The dapp that the path names."""
+        return _dapp((self.event.get("pathParameters") or {}).get("id"))
+
+    @property
+    def next(self) -> str | None:
+        """The dapp that a page goes on after; None: the first page."""
+        value = (self.event.get("queryStringParameters") or {}).get("next")
+        return None if value is None else _dapp(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +120,37 @@ def endpoint(**fields: Field) -> Callable[[Callable[[Request], Answer]], Handler
     """Make a Lambda handler of what answers a Request with these fields besides the e-mail."""
 
     def decorate(task: Callable[[Request], Answer]) -> Handler:
-        @functools.wraps(task)
-        def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-            logger.append_keys(function=context.function_name, caller=None, request_id=context.aws_request_id)
-            try:
-                answer = task(_request(event, context, fields))
-            except GatewayError as error:
-                answer = _refusal(error)
-                logger.warning("%s: %s", type(error).__name__, error, status=answer.status)
-            except Exception as error:
-                logger.error("UnexpectedError: %s", defect(error))
-                answer = Answer({"error": "UnexpectedError", "message": defect(error)}, 500)
-            else:
-                logger.info("answered", status=answer.status)
-            return {
-                "statusCode": answer.status,
-                "headers": {"content-type": "application/json", "cache-control": "no-store"},
-                "body": json.dumps(answer.document, default=int),  # DynamoDB's numbers are decimals
-            }
-
-        return handler
+        return _handler(task, lambda event, context: _request(event, context, fields))
 
     return decorate
+
+
+def user_endpoint(task: Callable[[UserRequest], Answer]) -> Handler:
+    """Make a Lambda handler of what answers a user's request."""
+    return _handler(task, _user_request)
+
+
+def _handler(task: Callable[[_Asked], Answer], read: Callable[[Mapping[str, Any], Any], _Asked]) -> Handler:
+    @functools.wraps(task)
+    def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+        logger.append_keys(function=context.function_name, caller=None, request_id=context.aws_request_id)
+        try:
+            answer = task(read(event, context))
+        except GatewayError as error:
+            answer = _refusal(error)
+            logger.warning("%s: %s", type(error).__name__, error, status=answer.status)
+        except Exception as error:
+            logger.error("UnexpectedError: %s", defect(error))
+            answer = Answer({"error": "UnexpectedError", "message": defect(error)}, 500)
+        else:
+            logger.info("answered", status=answer.status)
+        return {
+            "statusCode": answer.status,
+            "headers": {"content-type": "application/json", "cache-control": "no-store"},
+            "body": json.dumps(answer.document, default=int),  # DynamoDB's numbers are decimals
+        }
+
+    return handler
 
 
 class _NotSigned(GatewayError):
@@ -159,6 +201,25 @@ def _request(event: Mapping[str, Any], context: Any, fields: Mapping[str, Field]
         except RequestInvalid as error:
             raise RequestInvalid(f"{name} {error}") from None
     return Request(email, values, caller, context.aws_request_id, lambda: context.get_remaining_time_in_millis() / 1000)
+
+
+def _user_request(event: Mapping[str, Any], context: Any) -> UserRequest:
+    authorized = ((event.get("requestContext") or {}).get("authorizer") or {}).get("lambda") or {}
+    sub = authorized.get("sub")
+    if not sub:
+        raise _NotSigned("nobody authorised this request: has the route lost its authorizer?")
+    logger.append_keys(caller=sub)
+    return UserRequest(str(sub), event)
+
+
+def _dapp(value: Any) -> str:
+    if not isinstance(value, str) or not _DAPP.fullmatch(value):
+        raise RequestInvalid(
+            "id must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
+            if value is not None
+            else "id is missing"
+        )
+    return value
 
 
 def _content(event: Mapping[str, Any]) -> dict[str, Any]:

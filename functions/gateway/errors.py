@@ -52,6 +52,10 @@ class NoticeUnavailable(GatewayError):
     """EventBridge or SNS answered 5xx, or not at all."""
 
 
+class KeysUnavailable(GatewayError):
+    """The user pool's public keys cannot be fetched, so no token can be checked."""
+
+
 class PersonBusy(GatewayError):
     """Another run holds the lease on this person."""
 
@@ -140,6 +144,10 @@ class AccountUnknown(GatewayError):
 
 class AccountAmbiguous(GatewayError):
     """The e-mail address leads to more than one user (409)."""
+
+
+class TokenRejected(GatewayError):
+    """Not a valid token of the user pool. The message holds nothing of it."""
 
 
 class NotAuthentic(GatewayError):

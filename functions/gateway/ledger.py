@@ -5,7 +5,9 @@
     PARTY#<party>    PARTY            a Stripe customer, or an order without one; linked to a user by `sub`
     PARTY#<party>    PURCHASE#<id>    a one-time order of the party
     PARTY#<party>    MARK#<id>        a refund, dispute or fraud warning on a charge of the party
-    PERSON#<sub>     PERSON           one Cognito user: linked parties, last change, what was told of it, recheck_at
+    PERSON#<sub>     PERSON           one Cognito user: what the authorizer lets them do, how many dapps they use,
+                                      linked parties, last change, what was told of it, recheck_at
+    PERSON#<sub>     DAPP#<id>        a dapp that the user has reserved
     TOMBSTONE#<id>   TOMBSTONE        an e-mail address (as a keyed hash) whose account was deleted, and how far that is
     LEASE#<subject>  LEASE            who may write to a person (or, before there is a user, a party) right now
 
@@ -29,7 +31,7 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from gateway import aws
-from gateway.access import Before, Invitation
+from gateway.access import Before, Invitation, Live
 from gateway.errors import (
     CognitoUnavailable,
     GatewayError,
@@ -130,7 +132,8 @@ class Person:
     first purchase ("adopted"). `told`: how the user stood when a change was published last (an adopted one: when they
     were adopted), `tellings`: how often that was. `telling`: the notice (JSON) that was to be published after that;
     whether it was is known to nobody. `held`: an operator's ban ({"reason", "requested_by", "at"}). `deleted_at`: their
-    account was deleted then; `erased`: nothing else is known of them any more.
+    account was deleted then; `erased`: nothing else is known of them any more. `live` is what the authorizer lets them
+    do, `used` how many dapps they have reserved; tokens from before `signed_out_at` are worth nothing any more.
     """
 
     sub: str
@@ -146,6 +149,22 @@ class Person:
     held: Mapping[str, Any] | None = None
     deleted_at: int | None = None
     erased: bool = False
+    live: Live = field(default_factory=Live)
+    used: int = 0
+    signed_out_at: int = 0
+
+    @property
+    def barred(self) -> str | None:
+        """Why the user has no access, in one word; None when they have."""
+        if self.deleted_at is not None:
+            return "deleted"
+        if self.held is not None:
+            return "held"
+        return None if self.live.active else "inactive"
+
+    def refusal(self, issued_at: int) -> str | None:
+        """Why a token that was issued then gives no access, in one word; None when it does."""
+        return self.barred or ("signed_out" if issued_at < self.signed_out_at else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -574,6 +593,9 @@ class Ledger:
             row.get("held"),
             _whole(row.get("deleted_at")),
             row.get("erased", False),
+            Live(row.get("active", False), int(row.get("dapp_limit", 0))),
+            int(row.get("used", 0)),
+            int(row.get("signed_out_at", 0)),
         )
 
     def link(
@@ -595,10 +617,9 @@ class Ledger:
         if before is not None:
             person_change += ", before_adoption = if_not_exists(before_adoption, :before)"
             values[":before"] = before
-        writes: list[dict[str, Any]] = [
+        writes: list[dict[str, dict[str, Any]]] = [
             {
                 "Update": {
-                    "TableName": self._table,
                     "Key": _key(f"PERSON#{sub}", "PERSON"),
                     "UpdateExpression": person_change,
                     "ConditionExpression": "attribute_not_exists(deleted_at)",
@@ -616,7 +637,6 @@ class Ledger:
             writes.append(
                 {
                     "Update": {
-                        "TableName": self._table,
                         "Key": _key(f"PARTY#{party}", "PARTY"),
                         "UpdateExpression": "SET #sub = :sub, of_party = :party, #rank = :rank",
                         "ConditionExpression": condition,
@@ -625,11 +645,7 @@ class Ledger:
                     }
                 }
             )
-        try:
-            self._call("transact_write_items", TransactItems=writes)
-        except _ConditionFailed:
-            return False
-        return True
+        return self._transaction(*writes)
 
     def record_change(self, sub: str, now: int, change: Change) -> None:
         """Keep what is about to change on a user, and why."""
@@ -638,6 +654,19 @@ class Ledger:
             "SET last_change = :change, #sub = :sub",
             {":sub": sub, ":change": {**asdict(change), "at": now}},
         )
+
+    def set_live(self, sub: str, live: Live, now: int, change: Change | None = None) -> None:
+        """Let the authorizer know what the user may do from this moment on, and keep the change that it is part of.
+        Where that is nothing, tokens issued until now stay worth nothing, also when access comes back."""
+        values = {":sub": sub, ":active": live.active, ":limit": live.dapp_limit}
+        update = "SET #sub = :sub, active = :active, dapp_limit = :limit"
+        if not live.active:
+            update += ", signed_out_at = :now"
+            values[":now"] = now
+        if change is not None:
+            update += ", last_change = :change"
+            values[":change"] = {**asdict(change), "at": now}
+        self._change(_key(f"PERSON#{sub}", "PERSON"), update, values)
 
     def invited(self, sub: str, invitation: Invitation) -> None:
         """Keep what is known of the user's invitations."""
@@ -685,11 +714,17 @@ class Ledger:
             "recheck_at = :at",
         )
 
-    def hold(self, sub: str, held: Mapping[str, Any] | None) -> None:
-        """Keep an operator's ban of the user, or its end."""
-        change = "SET #sub = :sub, held = :held" if held is not None else "SET #sub = :sub REMOVE held"
-        values = {":sub": sub} | ({":held": held} if held is not None else {})
-        self._change(_key(f"PERSON#{sub}", "PERSON"), change, values)
+    def hold(self, sub: str, held: Mapping[str, Any]) -> None:
+        """Keep an operator's ban of the user; from this moment on the authorizer refuses them."""
+        self._change(
+            _key(f"PERSON#{sub}", "PERSON"),
+            "SET #sub = :sub, held = :held, active = :active, dapp_limit = :limit, signed_out_at = :at",
+            {":sub": sub, ":held": held, ":active": False, ":limit": 0, ":at": held["at"]},
+        )
+
+    def lift(self, sub: str) -> None:
+        """The ban is over. What the user may do now is decided elsewhere."""
+        self._change(_key(f"PERSON#{sub}", "PERSON"), "REMOVE held", {}, "attribute_exists(pk)")
 
     def bury_person(self, sub: str, deleted_at: int) -> frozenset[str]:
         """Nobody is linked to this user any more; returns who is."""
@@ -705,6 +740,68 @@ class Ledger:
         """Forget all of a person, but that they were deleted."""
         row = {"pk": f"PERSON#{sub}", "sk": "PERSON", "sub": sub, "deleted_at": deleted_at, "erased": True}
         self._call("put_item", Item=_row(row))
+
+    # -------------------------------------------------------------- dapps
+
+    def reserve_dapp(self, sub: str, dapp: str, now: int) -> bool:
+        """Reserve a dapp within the user's limit, all in one transaction. False: this one is reserved already, none is
+        left, or the user has no access. LedgerThrottled also when somebody else was writing to the person."""
+        return self._transaction(
+            {
+                "Put": {
+                    "Item": _row({"pk": f"PERSON#{sub}", "sk": f"DAPP#{dapp}", "reserved_at": now}),
+                    "ConditionExpression": "attribute_not_exists(pk)",
+                }
+            },
+            {
+                "Update": {
+                    "Key": _key(f"PERSON#{sub}", "PERSON"),
+                    "UpdateExpression": "ADD used :one",
+                    "ConditionExpression": "active = :yes AND attribute_not_exists(held)"
+                    " AND attribute_not_exists(deleted_at)"
+                    " AND (used < dapp_limit OR (attribute_not_exists(used) AND dapp_limit > :none))",
+                    "ExpressionAttributeValues": _row({":one": 1, ":yes": True, ":none": 0}),
+                }
+            },
+        )
+
+    def release_dapp(self, sub: str, dapp: str) -> bool:
+        """Give a reserved dapp back. False: it is not reserved."""
+        return self._transaction(
+            {"Delete": {"Key": _key(f"PERSON#{sub}", f"DAPP#{dapp}"), "ConditionExpression": "attribute_exists(pk)"}},
+            {
+                "Update": {
+                    "Key": _key(f"PERSON#{sub}", "PERSON"),
+                    "UpdateExpression": "ADD used :one",
+                    "ConditionExpression": "used > :none",
+                    "ExpressionAttributeValues": _row({":one": -1, ":none": 0}),
+                }
+            },
+        )
+
+    def has_dapp(self, sub: str, dapp: str) -> bool:
+        """Whether the user has reserved this dapp. Strongly consistent."""
+        return "Item" in self._call("get_item", Key=_key(f"PERSON#{sub}", f"DAPP#{dapp}"), ConsistentRead=True)
+
+    def dapps(self, sub: str, *, after: str | None, limit: int) -> list[tuple[str, int]]:
+        """The user's dapps in the order of their ids, and when each was reserved: the first ones after that id.
+        Strongly consistent."""
+        answer = self._call(
+            "query",
+            KeyConditionExpression="pk = :pk AND sk BETWEEN :first AND :last",
+            # "$" comes right after "#"; a blank before every character of an id.
+            ExpressionAttributeValues=_row(
+                {":pk": f"PERSON#{sub}", ":first": f"DAPP#{after} " if after else "DAPP#", ":last": "DAPP$"}
+            ),
+            ConsistentRead=True,
+            Limit=limit,
+        )
+        rows = map(_plain, answer["Items"])
+        return [(row["sk"].removeprefix("DAPP#"), int(row["reserved_at"])) for row in rows]
+
+    def erase_dapp(self, sub: str, dapp: str) -> None:
+        """Forget a dapp of a user who is deleted."""
+        self._call("delete_item", Key=_key(f"PERSON#{sub}", f"DAPP#{dapp}"))
 
     # -------------------------------------------------------------- deletions
 
@@ -903,6 +1000,15 @@ class Ledger:
             return _plain(self._call("update_item", **request).get("Attributes", {}))
         except _ConditionFailed:
             return None
+
+    def _transaction(self, *writes: dict[str, dict[str, Any]]) -> bool:
+        """All of these writes or none; False when a condition does not hold."""
+        items = [{kind: {**write, "TableName": self._table} for kind, write in each.items()} for each in writes]
+        try:
+            self._call("transact_write_items", TransactItems=items)
+        except _ConditionFailed:
+            return False
+        return True
 
     def _query(self, **request: Any) -> Iterator[dict[str, Any]]:
         """All rows of a query, a page at a time."""

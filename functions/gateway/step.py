@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from gateway.access import Access, Target, User
+from gateway.access import Access, Live, Target, User
 from gateway.errors import GatewayError, UnexpectedError
 from gateway.events import is_order, party_of
 from gateway.ledger import Change
@@ -76,6 +76,16 @@ class Run:
     @property
     def target(self) -> Target:
         return Target(**self.state["lookup"]["target"])
+
+    @property
+    def live_target(self) -> Live:
+        """What the authorizer is to let the user do."""
+        return Live(**self.state["lookup"]["live_target"])
+
+    @property
+    def live_sub(self) -> str:
+        """Of whom, in states where DecideAccess saw that this differs: the user, or one who was deleted by hand."""
+        return str(self.state["lookup"]["live"]["sub"])
 
     @property
     def seen(self) -> Mapping[str, Any]:

@@ -1,0 +1,96 @@
+"""Authorize: a Lambda authorizer for any API of yours. Lets in whom billing lets in at this very moment.
+
+in      an authorizer's event: REST API (TOKEN or REQUEST), HTTP API with payload 1.0 or 2.0; the token is in the header
+        Authorization, after "Bearer " or alone
+out     to payload 2.0 a simple response {"isAuthorized", "context"}, otherwise an IAM policy for the whole stage with
+        "context"; context: {"sub", "limit", "used"} of who is let in, {"reason"} of who is not
+raises  KeysUnavailable, LedgerThrottled, LedgerUnavailable (passing), LedgerRejected (lasting): API Gateway answers
+        500, and keeps no such answer
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from gateway import aws
+from gateway.errors import GatewayError, TokenRejected, UnexpectedError
+from gateway.ledger import Ledger
+from gateway.settings import one_of, optional, required
+from gateway.step import defect
+from gateway.telemetry import count, logger, metrics
+from gateway.tokens import Tokens
+
+ISSUER = required("TOKEN_ISSUER")
+CLIENTS = frozenset((optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split())
+
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+tokens = Tokens(
+    ISSUER,
+    aws.address("cognito-idp", ISSUER) + "/.well-known/jwks.json",
+    CLIENTS,
+    one_of("TOKEN_USE", "access", "id"),
+)
+
+
+@count
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id, sub=None)
+    try:
+        return _answer(event, **_access(_token(event)))
+    except GatewayError as error:
+        logger.error("%s: %s", type(error).__name__, error)
+        raise
+    except Exception as error:
+        logger.error("UnexpectedError: %s", defect(error))
+        raise UnexpectedError(defect(error)) from None
+
+
+def _access(text: str) -> dict[str, Any]:
+    """Of whom the token is and what they may do; or only the reason why it is worth nothing."""
+    try:
+        token = tokens.verified(text)
+    except TokenRejected as error:
+        logger.warning("TokenRejected: %s", error)
+        metrics.add_metric("TokenRejected", MetricUnit.Count, 1)
+        return {"reason": "token"}
+    logger.append_keys(sub=token.sub)
+    person = ledger.person(token.sub)
+    reason = "unknown" if person is None else person.refusal(token.issued_at)
+    if person is None or reason is not None:
+        logger.info("refused: %s", reason)
+        metrics.add_metric("AccessRefused", MetricUnit.Count, 1)
+        return {"reason": reason}
+    return {"sub": person.sub, "limit": person.live.dapp_limit, "used": person.used}
+
+
+def _token(event: Mapping[str, Any]) -> str:
+    """The token of a request, empty when it has none."""
+    value = event.get("authorizationToken")
+    for name, header in (event.get("headers") or {}).items():
+        if name.lower() == "authorization":
+            value = header
+    scheme, _, rest = (value if isinstance(value, str) else "").strip().partition(" ")
+    return rest.strip() if scheme.lower() == "bearer" else scheme
+
+
+def _answer(event: Mapping[str, Any], **context: Any) -> dict[str, Any]:
+    allowed = "sub" in context
+    if event.get("version") == "2.0":
+        return {"isAuthorized": allowed, "context": context}
+    # A kept answer is used for every other method and path of the stage, so it must speak of all of them.
+    api, _, rest = str(event["methodArn"]).partition("/")
+    return {
+        "principalId": context.get("sub", "nobody"),
+        "policyDocument": {
+            "Version": "2012-10-17",
+            "Statement": [
+                {
+                    "Effect": "Allow" if allowed else "Deny",
+                    "Action": "execute-api:Invoke",
+                    "Resource": f"{api}/{rest.partition('/')[0]}/*",
+                }
+            ],
+        },
+        "context": context,
+    }
