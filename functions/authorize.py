@@ -27,7 +27,7 @@ CLIENTS = frozenset((optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").s
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 tokens = Tokens(
     ISSUER,
-    aws.address("cognito-idp", ISSUER) + "/.well-known/jwks.json",
+    aws.address(ISSUER, "COGNITO_IDENTITY_PROVIDER") + "/.well-known/jwks.json",
     CLIENTS,
     one_of("TOKEN_USE", "access", "id"),
 )

@@ -1,8 +1,8 @@
 """POST /dapps: reserves one of the dapps that the user pays for.
 
 in   {"id"}, which the caller chooses: the same one again reserves nothing more
-out  201 {"id", "used", "limit"}; 200 the same, when it is reserved already; 403 LimitReached with used, limit and what to
-     do; 403 NoAccess when access has ended since the authorizer looked
+out  201 {"id", "used", "limit"}; 200 the same, when it is reserved already; 403 LimitReached with used, limit and what
+     to do; 403 NoAccess when access has ended since the authorizer looked
 """
 
 import time

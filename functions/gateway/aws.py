@@ -1,6 +1,5 @@
 """AWS clients with time-outs of our own: the Lambda must answer, or fail, before its own time is up."""
 
-import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,6 +8,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from gateway.errors import GatewayError
+from gateway.settings import optional
 
 _CONFIG = Config(
     connect_timeout=2,
@@ -41,10 +41,10 @@ def client(service: str) -> Any:
     return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
 
 
-def address(service: str, url: str) -> str:
-    """An address of a service that no client is needed for, where botocore's own variables say that it is elsewhere."""
-    name = "AWS_ENDPOINT_URL_" + {"cognito-idp": "COGNITO_IDENTITY_PROVIDER"}[service]
-    elsewhere = os.environ.get(name) or os.environ.get("AWS_ENDPOINT_URL")
+def address(url: str, service: str) -> str:
+    """This address of a service; where botocore's own variables say that the service is elsewhere, the one there."""
+    name = f"AWS_ENDPOINT_URL_{service}"
+    elsewhere = optional(name) or optional("AWS_ENDPOINT_URL")
     return elsewhere.rstrip("/") + urlsplit(url).path if elsewhere else url
 
 
