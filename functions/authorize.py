@@ -65,13 +65,12 @@ def _access(text: str) -> dict[str, Any]:
 
 
 def _token(event: Mapping[str, Any]) -> str:
-    """The token of a request, empty when it has none."""
-    value = event.get("authorizationToken")
-    for name, header in (event.get("headers") or {}).items():
-        if name.lower() == "authorization":
-            value = header
-    scheme, _, rest = (value if isinstance(value, str) else "").strip().partition(" ")
-    return rest.strip() if scheme.lower() == "bearer" else scheme
+    """The token of a request; empty when it has none, or several: nobody knows which of them the API would believe."""
+    headers = [*(event.get("headers") or {}).items()]
+    headers += [(name, each) for name, values in (event.get("multiValueHeaders") or {}).items() for each in values]
+    found = {value for name, value in headers if name.lower() == "authorization"} or {event.get("authorizationToken")}
+    scheme, _, token = str(found.pop() or "").strip().rpartition(" ")
+    return token if not found and scheme.strip().lower() in ("", "bearer") else ""
 
 
 def _answer(event: Mapping[str, Any], **context: Any) -> dict[str, Any]:

@@ -69,8 +69,9 @@ def _create(run: Run, party: Party, parties: list[str], now: int) -> dict[str, A
         logger.error("MailFailed: the user is there, but the invitation did not leave; it is sent again")
         metrics.add_metric("MailFailed", MetricUnit.Count, 1)
         ledger.invited(sub, Invitation(retry_at=now + MAIL_RETRY))
-    if not ledger.link(parties, sub, replacing=party.sub):
+    # With the link, because from then on others may write to the user: the lease here is the customer's.
+    if not ledger.link(parties, sub, replacing=party.sub, live=Live(True, run.target.dapp_limit)):
         return run.change_so_far
     after = {"enabled": True, "dapp_limit": run.target.dapp_limit, "payment_status": run.target.payment_status}
-    ledger.set_live(sub, Live(True, run.target.dapp_limit), now, run.change(None, after))
+    ledger.record_change(sub, now, run.change(None, after))
     return run.changed(after)

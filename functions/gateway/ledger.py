@@ -605,18 +605,24 @@ class Ledger:
         *,
         replacing: str | None,
         before: Mapping[str, Any] | None = None,
+        live: Live | None = None,
     ) -> bool:
         """Link parties to a user, all or none. False: one of them is linked to another user by now, or the account of
         the user is being deleted.
 
         `replacing` is the user that the link may point to today (one that was deleted by hand). `before`: how a user
-        stood who existed before their first purchase; kept from the first link only.
+        stood who existed before their first purchase; kept from the first link only. `live`: what the authorizer lets a
+        new user do, unless somebody has decided that meanwhile.
         """
         person_change = "ADD parties :parties SET #sub = :sub"
         values: dict[str, Any] = {":parties": set(parties), ":sub": sub}
         if before is not None:
             person_change += ", before_adoption = if_not_exists(before_adoption, :before)"
             values[":before"] = before
+        if live is not None:
+            person_change += ", active = if_not_exists(active, :active)"
+            person_change += ", dapp_limit = if_not_exists(dapp_limit, :limit)"
+            values |= {":active": live.active, ":limit": live.dapp_limit}
         writes: list[dict[str, dict[str, Any]]] = [
             {
                 "Update": {

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jwt
-from jwt import PyJWKClient
-from jwt.exceptions import PyJWKClientConnectionError, PyJWTError
+from jwt import PyJWK, PyJWKClient
+from jwt.exceptions import PyJWTError
 
 from gateway.errors import KeysUnavailable, TokenRejected
 
@@ -45,23 +45,21 @@ class Tokens:
         """TokenRejected when it is not one of ours, or not any more; KeysUnavailable when nobody can tell."""
         try:
             kid = jwt.get_unverified_header(token).get("kid")
-            if not isinstance(kid, str):
+            if kid is None:
                 raise TokenRejected("the token names no key")
             claims = jwt.decode(
                 token,
-                self._keys.get_signing_key(kid),
+                self._keys.key(kid),
                 algorithms=["RS256"],
                 issuer=self._issuer,
                 options={
                     "require": ["exp", "iat", "iss", "sub", "token_use"],
-                    "verify_aud": False,  # access tokens name the client elsewhere: see _client
+                    "verify_aud": False,  # access tokens name the client elsewhere: see _of_use
                     "verify_iat": False,  # clocks differ
                 },
             )
             return self._of_use(claims)
-        except PyJWKClientConnectionError as error:
-            raise KeysUnavailable(f"the user pool's public keys cannot be fetched ({error})") from None
-        except (PyJWTError, ValueError, TypeError, RecursionError) as error:
+        except (PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise TokenRejected(f"not a valid token of the user pool ({type(error).__name__})") from None
 
     def _of_use(self, claims: Mapping[str, Any]) -> Token:
@@ -72,21 +70,31 @@ class Tokens:
         return Token(claims["sub"], int(claims["iat"]))
 
 
-class _Keys(PyJWKClient):
-    """The library's, which fetches all keys once, and again for an unknown key id at most once a minute; here a fetch
-    that failed is not repeated at once either."""
+class _Keys:
+    """The pool's public keys. All are fetched when one is asked for that is not known, seldom enough."""
 
     def __init__(self, url: str) -> None:
-        super().__init__(url, lifespan=_KEYS_SECONDS, timeout=_TIMEOUT, cooldown_duration=_UNKNOWN_KEY_SECONDS)
-        self._failed_at: float | None = None
+        self._client = PyJWKClient(url, cache_jwk_set=False, timeout=_TIMEOUT)
+        self._known: dict[str | None, PyJWK] = {}
+        self._fetched_at = self._tried_at = -float("inf")
+        self._problem: str | None = None
 
-    def fetch_data(self) -> Any:
-        known = self.jwk_set_cache is not None and self.jwk_set_cache.get() is not None
-        wait = _UNKNOWN_KEY_SECONDS if known else _RETRY_SECONDS
-        if self._failed_at is not None and time.monotonic() - self._failed_at < wait:
-            raise PyJWKClientConnectionError("could not be fetched a moment ago")
+    def key(self, kid: str) -> PyJWK:
+        if time.monotonic() - self._fetched_at >= _KEYS_SECONDS:
+            self._known = {}
+        wait = _UNKNOWN_KEY_SECONDS if self._known else _RETRY_SECONDS
+        if kid not in self._known and time.monotonic() - self._tried_at >= wait:
+            self._fetch()
+        if kid in self._known:
+            return self._known[kid]
+        if self._problem is not None:
+            raise KeysUnavailable(f"the user pool's public keys cannot be fetched ({self._problem})")
+        raise TokenRejected("signed with a key that the user pool does not have")
+
+    def _fetch(self) -> None:
         try:
-            return super().fetch_data()
-        except (PyJWTError, ValueError, OSError) as error:
-            self._failed_at = time.monotonic()
-            raise PyJWKClientConnectionError(type(error).__name__) from None
+            self._known = {key.key_id: key for key in self._client.get_signing_keys()}
+            self._fetched_at, self._problem = time.monotonic(), None
+        except Exception as error:  # whatever the answer is, it is not the token's fault
+            self._problem = type(error.__cause__ or error).__name__
+        self._tried_at = time.monotonic()

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from gateway import access, events
-from gateway.access import Invitation, Item, Subscription, User
+from gateway.access import Invitation, Item, Live, Subscription, User
 from gateway.billing import Charged, Customer
 from gateway.errors import GatewayError, PersonBusy, UserExists, UserMissing
 from gateway.executions import Attempted
@@ -70,7 +70,8 @@ SILENT = {"record_change", "sign_out", "received", "charged", "count_canceled", 
 class World:
     """All that outlives a run. `stripe`: customer -> (e-mail, ((status, quantity, when it was bought), …)).
     `unlisted`: customers whose address is written in another way, so that Stripe does not find them by it. `refunded`:
-    the charge that paid for the first subscription of cus_1. `assigned`: order of that charge -> (party, when it was
+    the charge that paid for the first subscription of cus_1. `decided`: of whom somebody has told the authorizer.
+    `assigned`: order of that charge -> (party, when it was
     recorded). `orders`: event -> (party, when it was recorded, whether it names somebody). `due`: customers
     whom RunDue is to look at. `executions`: names of the deletions' executions that were started, `starting`: that the
     last of them does not run yet."""
@@ -81,6 +82,7 @@ class World:
     users: dict[str, tuple[str, User]] = field(default_factory=dict)
     parties: dict[str, Party] = field(default_factory=dict)
     people: dict[str, Person] = field(default_factory=dict)
+    decided: frozenset[str] = frozenset()
     leases: dict[str, tuple[str, int]] = field(default_factory=dict)
     assigned: dict[str, tuple[str, int]] = field(default_factory=dict)
     orders: dict[str, tuple[str, int, bool]] = field(default_factory=dict)
@@ -102,6 +104,22 @@ class World:
         stands = {sub: shape(user.facts()) for sub, (_, user) in self.users.items()}
         in_order = not self.disordered and (repetitions or not self.repeated)
         return in_order and {sub: end for sub, end in ends.items() if end is not None} == stands
+
+    def lets_in_whom_it_should(self) -> bool:
+        """Whether the authorizer knows of everybody what Cognito says of them, and of nobody who is banned."""
+        for sub, person in self.people.items():
+            user = self.users[sub][1] if sub in self.users else User(exists=False)
+            allowed = user.enabled and person.held is None
+            if person.deleted_at is None and person.live != (Live(True, user.dapp_limit) if allowed else Live()):
+                return False
+        return True
+
+    def lets_in_the_disabled(self) -> bool:
+        """Whether the authorizer lets in somebody whom Cognito does not."""
+        return any(
+            person.live.active and person.deleted_at is None and not (sub in self.users and self.users[sub][1].enabled)
+            for sub, person in self.people.items()
+        )
 
 
 class FakeLedger(Ledger):
@@ -128,7 +146,9 @@ class FakeLedger(Ledger):
     def claim_email(self, party: str, email: str) -> None:
         self.world.parties[party] = replace(self.party(party), claimed_email=email)
 
-    def link(self, parties: Any, sub: str, *, replacing: str | None, before: Any = None) -> bool:
+    def link(
+        self, parties: Any, sub: str, *, replacing: str | None, before: Any = None, live: Live | None = None
+    ) -> bool:
         person = self.world.people.get(sub, Person(sub, frozenset(), told=before))
         if person.deleted_at is not None and not self.links_to_the_dead:
             return False
@@ -137,6 +157,8 @@ class FakeLedger(Ledger):
         for each in parties:
             self.world.parties[each] = replace(self.party(each), sub=sub)
         self.world.people[sub] = replace(person, parties=_with(person.parties, *parties))
+        if live is not None and sub not in self.world.decided:
+            self.set_live(sub, live, 0)
         return True
 
     def received(self, event_id: str) -> Received:
@@ -167,6 +189,10 @@ class FakeLedger(Ledger):
 
     def record_change(self, sub: str, now: int, change: Change) -> None:
         """What it keeps is for operators; nothing reads it."""
+
+    def set_live(self, sub: str, live: Live, now: int, change: Change | None = None) -> None:
+        self.world.people[sub] = replace(self.world.people[sub], live=live)
+        self.world.decided = _with(self.world.decided, sub)
 
     def settle(self, sub: str, *, read_at: int, recheck_at: int | None, granted: Mapping[str, int]) -> bool:
         if self.world.people[sub].deleted_at is not None:
@@ -650,10 +676,8 @@ def _holds(rule: dict[str, Any], data: dict[str, Any]) -> bool:
             return value is rule["BooleanEquals"]
         case "StringEquals":
             return bool(value == rule["StringEquals"])
-        case "NumericEqualsPath":
-            return bool(value == _at(rule["NumericEqualsPath"], data))
-        case "StringEqualsPath":
-            return bool(value == _at(rule["StringEqualsPath"], data))
+        case "BooleanEqualsPath" | "NumericEqualsPath" | "StringEqualsPath" as operator:
+            return bool(value == _at(rule[operator], data))
         case operator:
             raise AssertionError(f"teach this interpreter {operator}")
 
@@ -686,6 +710,7 @@ class Scenario:
     then: Callable[[World], None]  # the change at Stripe that the second run's event tells of; or the request to delete
     right: Callable[[World], bool]  # how it must end
     under_lease: bool = False  # whether the change waits until nobody holds the lease
+    by_hand: bool = False  # whether somebody changes users without the ledger's knowing
 
 
 @dataclass
@@ -725,9 +750,10 @@ def explore(
 ) -> Result:
     """Visit every state that two runs can get into, with up to that many kills anywhere; or stop at the first harm.
 
-    Right is an end with every run over, Stripe's truth, and notices that tell it: each of them once, or, where there
-    are kills, perhaps twice in a row. `patient`: who found a deletion under way comes back when that is done, not at
-    any moment.
+    Right is an end with every run over, Stripe's truth, an authorizer that knows it, and notices that tell it: each of
+    them once, or, where there are kills, perhaps twice in a row. Wrong is also any state in between in which the
+    authorizer lets in whom Cognito does not. `patient`: who found a deletion under way comes back when that is done,
+    not at any moment.
     """
     return _Exploration(scenario, handlers, patient).run(kills, until_wrong)
 
@@ -737,6 +763,7 @@ class _Exploration:
         self.scenario = scenario
         self.patient = patient
         self.deleting: dict[int, bool] = {}
+        self.exposed: dict[int, bool] = {}
         self.handlers = handlers
         self.worlds: _Numbers[bytes] = _Numbers()
         self.positions: _Numbers[Position] = _Numbers()
@@ -759,6 +786,8 @@ class _Exploration:
             node = stack.pop()
             result.states += 1
             following = [(name, each) for name, each in self._following(node) if each != node]
+            if self.exposed[node.world] and not self.scenario.by_hand:
+                result.wrong.append(_path(node, came_from))
             if not following:
                 result.ends += 1
                 if not self._right(node, kills):
@@ -775,7 +804,8 @@ class _Exploration:
             for run in node.runs
         )
         world = self._world(node.world)
-        return over and self.scenario.right(world) and world.tells_the_truth(repetitions=kills > 0)
+        told = world.tells_the_truth(repetitions=kills > 0) and world.lets_in_whom_it_should()
+        return over and self.scenario.right(world) and told
 
     def _needless(self, run: int, world: int) -> bool:
         """Whether a killed run's order was closed by another run, before it could be run again."""
@@ -875,6 +905,7 @@ class _Exploration:
             self.owners[number] = frozenset(owner for owner, _ in world.leases.values())
             self.fulfilled[number] = world.fulfilled
             self.starting[number] = world.starting
+            self.exposed[number] = world.lets_in_the_disabled()
             self.due[number] = world.due
             self.deleting[number] = any(each.state == "RUNNING" for each in world.tombstones.values())
         return number

@@ -14,7 +14,7 @@ from unittest.mock import ANY
 import pytest
 
 from gateway import telemetry
-from gateway.access import User
+from gateway.access import Live, User
 from gateway.events import Mark
 from gateway.ledger import Party, Person
 from gateway.step import shape
@@ -41,7 +41,9 @@ def with_user(status: str, quantity: int, user: User) -> World:
     world = no_user(status, quantity)
     world.users["sub-0"] = (EMAIL, user)
     world.parties["cus_1"] = Party("cus_1", "sub-0", EMAIL, EMAIL, subscribed=True)
-    world.people["sub-0"] = Person("sub-0", frozenset({"cus_1"}), granted={"cus_1:sub_0": 3}, told=shape(user.facts()))
+    live = Live(True, user.dapp_limit) if user.enabled else Live()
+    known = Person("sub-0", frozenset({"cus_1"}), granted={"cus_1:sub_0": 3}, told=shape(user.facts()), live=live)
+    world.people["sub-0"] = known
     return world
 
 
@@ -68,7 +70,8 @@ def deleted_by_hand() -> World:
     )
     for customer, (email, _) in world.stripe.items():
         world.parties[customer] = Party(customer, "sub-gone", email, email, subscribed=True)
-    world.people["sub-gone"] = Person("sub-gone", frozenset({"cus_1", "cus_2"}), granted={"cus_1:sub_0": 5})
+    linked = frozenset({"cus_1", "cus_2"})
+    world.people["sub-gone"] = Person("sub-gone", linked, granted={"cus_1:sub_0": 5}, live=Live(True, 5))
     return world
 
 
@@ -83,6 +86,25 @@ def change_email(world: World) -> None:
 def ban(world: World) -> None:
     email, user = world.users["sub-0"]
     world.users["sub-0"] = (email, replace(user, enabled=False, disabled_by="operator"))
+
+
+def hold(world: World) -> None:
+    """POST /hold, under the lease."""
+    hold_the_row(world)
+    ban(world)
+
+
+def hold_the_row(world: World) -> None:
+    """The same, killed after its first write."""
+    world.people["sub-0"] = replace(world.people["sub-0"], held={}, live=Live())
+
+
+def is_held(world: World) -> bool:
+    return is_banned(world) and world.people["sub-0"].held is not None
+
+
+def is_refused(world: World) -> bool:
+    return world.people["sub-0"].held is not None and world.people["sub-0"].live == Live()
 
 
 def is_banned(world: World) -> bool:
@@ -127,6 +149,7 @@ BANNED = Scenario(
     ban,
     is_banned,
     under_lease=True,
+    by_hand=True,
 )
 BOUGHT = Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing, has(3, mails=1))
 REFUNDED = Scenario(
@@ -139,10 +162,24 @@ SCENARIOS = [
         "lapsed, then subscribed again", lambda: with_user("active", 3, LAPSED), "cus_1", "cus_1", cancel, has_nothing
     ),
     Scenario("raised, then canceled", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", cancel, has_nothing),
+    Scenario(
+        "raised, then held", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", hold, is_held, under_lease=True
+    ),
+    Scenario(
+        "raised, then half held", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", hold_the_row, is_refused
+    ),
     Scenario("raised twice", lambda: with_user("active", 4, ENABLED), "cus_1", "cus_1", raise_to_five, has(5)),
     BOUGHT,
     Scenario("two customers, one address", no_user, "cus_1", "cus_2", return_as_new_customer, has(5, mails=1)),
-    Scenario("two customers of a user deleted by hand", deleted_by_hand, "cus_1", "cus_2", nothing, has(5, mails=1)),
+    Scenario(
+        "two customers of a user deleted by hand",
+        deleted_by_hand,
+        "cus_1",
+        "cus_2",
+        nothing,
+        has(5, mails=1),
+        by_hand=True,
+    ),
     REFUNDED,
     Scenario("bought, then refunded", no_user, "cus_1", CHARGE, refund, nobody_has_access),
     Scenario("one customer, two addresses (case 29)", no_user, "cus_1", "cus_1", change_email, has(3, mails=1)),
