@@ -44,24 +44,28 @@ def handler(run: Run) -> dict[str, Any]:
     person = known if user.linked else None
     paying = person is not None and bool(run.access.wanted)
     wanted = target(run.access, person.before if person is not None and not GOVERN else None)
+    lives, should = _live(party, person, user, wanted if run.access.wanted is not None else None)
     return {
         "user": user.facts(),
         "target": asdict(wanted),
-        **_live(party, person, user, wanted if run.access.wanted is not None else None),
+        "live": lives,
+        "live_target": should,
         "invite": person is not None and paying and _invite(run, user, person),
         "rename": person is not None and paying and _rename(party, user, person),
     }
 
 
-def _live(party: Party, person: Person | None, user: User, wanted: Target | None) -> dict[str, Any]:
+def _live(
+    party: Party, person: Person | None, user: User, wanted: Target | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the authorizer lets the party's user do, and what it should. A link to a user who was deleted by hand must
     not give access any more, as long as a token of theirs lives."""
     if person is None:
         user, person = User(exists=False), ledger.person(party.sub) if party.sub is not None else None
     if person is None or person.deleted_at is not None:
-        return {"live": {"sub": None, **asdict(Live())}, "live_target": asdict(Live())}
+        return {"sub": None, **asdict(Live())}, asdict(Live())
     should = live(user, wanted, banned=person.held is not None)
-    return {"live": {"sub": person.sub, **asdict(person.live)}, "live_target": asdict(should)}
+    return {"sub": person.sub, **asdict(person.live)}, asdict(should)
 
 
 def _invite(run: Run, user: User, person: Person) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.access import Access, Target, User
+from gateway.access import Access, Live, Target, User
 from gateway.ledger import ATTEMPT_SECONDS, Attempt, Tombstone
 from tests.template.conftest import Application, Break, Machine, answered, application, broken, snake
 
@@ -32,7 +32,15 @@ FIELDS = {
     "Succeed": set(),
     "Fail": {"ErrorPath", "CausePath"},
 }
-OPERATORS = {"BooleanEquals", "IsNull", "IsPresent", "NumericEqualsPath", "StringEquals", "StringEqualsPath"}
+OPERATORS = {
+    "BooleanEquals",
+    "BooleanEqualsPath",
+    "IsNull",
+    "IsPresent",
+    "NumericEqualsPath",
+    "StringEquals",
+    "StringEqualsPath",
+}
 # What a machine is started with.
 INPUTS = {
     "fulfillment": Attempt("evt_1", "sub_1", "cus_1", 1, "RECEIVED", 0).execution_input.keys(),
@@ -43,6 +51,8 @@ PATHS = {
     "$.billing.access": {each.name for each in dataclasses.fields(Access)},
     "$.lookup.user": set(User(exists=False).facts()),
     "$.lookup.target": {each.name for each in dataclasses.fields(Target)},
+    "$.lookup.live": {"sub", *(each.name for each in dataclasses.fields(Live))},
+    "$.lookup.live_target": {each.name for each in dataclasses.fields(Live)},
 }
 # What writes a failure down: the first error is under $.error already when it fails itself.
 LAST_WORDS = {"MarkUnfulfilled", "MarkNotDeleted"}
@@ -494,14 +504,15 @@ BROKEN: list[tuple[Rule, Break]] = [
     (choices_have_a_default, _without("DecideAccess", "Default")),
     (choices_have_a_default, _without("ConfirmDeletion", "Default")),
     *(
-        (choices_compare_what_is_there, _choice("DecideAccess", 1, Variable=path))
+        (choices_compare_what_is_there, _choice("DecideAccess", 2, Variable=path))
         for path in ("$.billing.access.wantet", "$.lookup.wanted", "$.lookup.user", "$.billing.access", "$.resumed")
     ),
     (choices_compare_what_is_there, _source("lookup_user.py", '"invite":', '"invitation":')),
     (choices_compare_what_is_there, _source("read_billing.py", '"resume":', '"resumes":')),
     (choices_compare_what_is_there, _source("mark_deleted.py", '{"deleted":', '{"done":')),
     (choices_compare_what_is_there, _choice("DecideAccess", And=[{"Not": {"Variable": "$.lookup.user.limit"}}])),
-    (choices_compare_what_is_there, _choice("DecideAccess", 1, NumericEqualsPath="$.lookup.target.limit")),
+    (choices_compare_what_is_there, _choice("DecideAccess", 2, NumericEqualsPath="$.lookup.target.limit")),
+    (choices_compare_what_is_there, _source("lookup_user.py", '"live_target":', '"should":')),
     (choices_compare_what_is_there, _state("ResumeDeletion", ResultPath="$.resume")),
     (choices_compare_what_is_there, _choice("DecideRemoval", Variable="$.tombstoned.user.there")),
     (choices_compare_what_is_there, _choice("DecideRemoval", Variable="$.canceled.canceled")),

@@ -108,7 +108,9 @@ class Steps:
         state = {"event_id": "evt_1", "order_id": "in_1", "customer_id": "cus_1", "billing": billing}
         if user is not None:
             target = {"enabled": True, "dapp_limit": access["dapp_limit"], "payment_status": access["status"]}
+            live = {"active": True, "dapp_limit": access["dapp_limit"]}
             state["lookup"] = {"user": user.facts(), "target": target, "invite": False, "rename": False}
+            state["lookup"] |= {"live": {"sub": user.sub, "active": False, "dapp_limit": 0}, "live_target": live}
         billing |= {name: changed.pop(name) for name in tuple(changed) if name in billing}
         return state | changed
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.access import Invitation, User
+from gateway.access import Invitation, Live, User
 from gateway.errors import EmailUnverified, LedgerRejected
 from gateway.events import PAYMENTS
 from tests.local import moto_fixes
@@ -37,6 +37,8 @@ class TestUser:
         assert look() == {
             "user": User(exists=False).facts(),
             "target": {"enabled": True, "dapp_limit": 5, "payment_status": "ACTIVE"},
+            "live": {"sub": None, "active": False, "dapp_limit": 0},
+            "live_target": {"active": False, "dapp_limit": 0},
             "invite": False,
             "rename": False,
         }
@@ -64,6 +66,73 @@ class TestUser:
         steps.buyer()
         found = look(access={"wanted": False, "status": "FAILED", "dapp_limit": 0})
         assert found["target"] == {"enabled": False, "dapp_limit": 0, "payment_status": "FAILED"}
+
+
+class TestLiveAccess:
+    """What the authorizer lets the user do, and what it should."""
+
+    NOTHING: Json = {"active": False, "dapp_limit": 0}
+
+    def lives(self, found: Json) -> tuple[Json, Json]:
+        return found["live"], found["live_target"]
+
+    @pytest.fixture
+    def sub(self, steps: Steps) -> str:
+        """A buyer whom the authorizer lets in."""
+        sub = str(steps.buyer().sub)
+        steps.ledger.set_live(sub, Live(True, 5), 1)
+        return sub
+
+    def test_of_who_pays_is_what_they_pay_for(self, look: Lookup, sub: str) -> None:
+        live = {"active": True, "dapp_limit": 5}
+        assert self.lives(look()) == ({"sub": sub, **live}, live)
+        assert look(access={"dapp_limit": 7})["live_target"] == {"active": True, "dapp_limit": 7}
+
+    def test_of_a_row_from_an_earlier_version_is_nothing_yet(self, steps: Steps, look: Lookup) -> None:
+        sub = steps.buyer().sub
+        assert self.lives(look()) == ({"sub": sub, **self.NOTHING}, {"active": True, "dapp_limit": 5})
+
+    def test_of_who_does_not_pay_should_be_nothing(self, look: Lookup, sub: str) -> None:
+        assert look(access={"wanted": False, "dapp_limit": 0})["live_target"] == self.NOTHING
+
+    def test_of_who_is_banned_should_be_nothing(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.users.update(sub, disabled_by="operator")
+        steps.users.disable(sub)
+        assert look()["live_target"] == self.NOTHING
+
+    def test_of_who_is_held_should_be_nothing_although_cognito_does_not_know(
+        self, steps: Steps, look: Lookup, sub: str
+    ) -> None:
+        steps.ledger.hold(sub, {"reason": "spam", "requested_by": "jo", "at": 1})
+        assert self.lives(look()) == ({"sub": sub, **self.NOTHING}, self.NOTHING)
+
+    def test_of_who_is_left_alone_is_what_they_have(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.users.update(sub, dapp_limit=3)
+        assert look(access={"wanted": None})["live_target"] == {"active": True, "dapp_limit": 3}
+
+    def test_of_who_is_comped_is_what_they_have(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.write(sub, **{"custom:payment_provider": "ADMIN", "custom:num_dapps": "40"})
+        assert look(access={"wanted": False, "dapp_limit": 0})["live_target"] == {"active": True, "dapp_limit": 40}
+
+    def test_of_a_user_who_was_deleted_by_hand_should_be_nothing(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.users.delete(sub)
+        assert self.lives(look()) == ({"sub": sub, "active": True, "dapp_limit": 5}, self.NOTHING)
+
+    def test_of_a_user_who_was_deleted_by_hand_should_be_nothing_although_another_has_their_address(
+        self, steps: Steps, look: Lookup, sub: str
+    ) -> None:
+        steps.users.delete(sub)
+        other = steps.buyer(EMAIL, "cus_other")
+        assert look()["user"]["sub"] == other.sub
+        assert self.lives(look()) == ({"sub": sub, "active": True, "dapp_limit": 5}, self.NOTHING)
+
+    def test_is_nobodys_where_nobody_is_linked(self, steps: Steps, look: Lookup) -> None:
+        steps.buyer(EMAIL, "cus_other")
+        assert self.lives(look()) == ({"sub": None, **self.NOTHING}, self.NOTHING)
+
+    def test_of_who_is_deleted_is_not_asked_for(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.ledger.bury_person(sub, 1)
+        assert self.lives(look(access={"wanted": None})) == ({"sub": None, **self.NOTHING}, self.NOTHING)
 
 
 class TestAdopted:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway.access import MAIL_RETRY, Before, Invitation, User
+from gateway.access import MAIL_RETRY, Before, Invitation, Live, User
 from gateway.errors import CognitoUnavailable, PersonBusy
-from gateway.ledger import LEASE_SECONDS, MAX_ATTEMPTS, Attempt, Person
+from gateway.ledger import LEASE_SECONDS, MAX_ATTEMPTS, Attempt, Ledger, Person
 from tests.unit.steps import ARN, EMAIL, NOW, Json, Steps, Then
 
 NEW_EMAIL = "new@example.com"
@@ -57,9 +57,17 @@ WRITERS: dict[str, Callable[[Steps], User]] = {
     "EnableUser": disabled,
     "DisableUser": buyer,
     "SetDappLimit": buyer,
+    "SetLiveAccess": buyer,
     "ResendInvitation": buyer,
     "ChangeEmail": moved,
 }
+
+
+def live(steps: Steps, user: User) -> Live:
+    """What the authorizer lets the user do."""
+    person = steps.ledger.person(str(user.sub))
+    assert person is not None
+    return person.live
 
 
 def everything(steps: Steps) -> Any:
@@ -75,6 +83,7 @@ class TestAnyWriter:
     def test_does_what_it_was_entered_for(self, steps: Steps, state: str) -> None:
         given = steps.state(WRITERS[state](steps))
         given["lookup"]["target"] |= {"dapp_limit": 9}
+        given["lookup"]["live_target"] |= {"dapp_limit": 9}
         before = everything(steps)
         steps.run(state, given)
         assert everything(steps) != before
@@ -135,8 +144,50 @@ class TestSetDappLimit:
         expected = {"before": STOOD, "after": after, "reason": "sub_1 active", "execution": f"{ARN}evt_1"}
         assert steps.row(f"PERSON#{user.sub}", "PERSON")["last_change"] == {**expected, "at": steps.clock.now}
 
+    def test_has_the_limit_hold_before_cognito_knows(self, steps: Steps) -> None:
+        user = steps.buyer()
+
+        def killed() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("SetDappLimit", steps.state(user), ledger=Then(steps.ledger, "set_live", killed))
+        assert live(steps, user) == Live(True, 5)
+
+
+class TestSetLiveAccess:
+    def test_tells_the_authorizer_and_changes_nothing_else(self, steps: Steps) -> None:
+        user = steps.buyer()
+        assert steps.run("SetLiveAccess", steps.state(user)) == UNCHANGED
+        assert live(steps, user) == Live(True, 5)
+        assert steps.users.get(str(user.sub)) == replace(user, linked=False)
+
+    def test_tells_of_a_user_who_was_deleted_by_hand(self, steps: Steps) -> None:
+        user = steps.buyer()
+        steps.ledger.set_live(str(user.sub), Live(True, 5), NOW)
+        steps.users.delete(str(user.sub))
+        given = steps.state(User(exists=False))
+        given["lookup"] |= {"live": {"sub": user.sub, "active": True, "dapp_limit": 5}}
+        given["lookup"] |= {"live_target": {"active": False, "dapp_limit": 0}}
+        steps.run("SetLiveAccess", given)
+        assert live(steps, user) == Live()
+
 
 class TestDisableUser:
+    def test_has_the_authorizer_refuse_them_before_cognito_knows(self, steps: Steps) -> None:
+        user = steps.buyer()
+        steps.ledger.set_live(str(user.sub), Live(True, 5), NOW)
+        given = steps.state(user, access={"wanted": False, "dapp_limit": 0, "status": "FAILED"})
+        given["lookup"]["live_target"] = {"active": False, "dapp_limit": 0}
+
+        def killed() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            steps.run("DisableUser", given, ledger=Then(steps.ledger, "set_live", killed))
+        assert live(steps, user) == Live()
+        assert steps.users.get(str(user.sub)) == replace(user, linked=False)
+
     def test_says_who_disables_before_it_does(self, steps: Steps) -> None:
         """A kill in between must not look like an operator's ban."""
         user = steps.buyer()
@@ -178,6 +229,21 @@ class TestEnableUser:
         assert (found.enabled, found.disabled_by, found.dapp_limit) == (True, "billing", 5)
         steps.run("EnableUser", steps.state(replace(found, linked=True)))
         assert steps.users.get(str(user.sub)) == replace(found, disabled_by="")
+
+    def test_has_the_authorizer_let_them_in_when_all_else_is_done(self, steps: Steps) -> None:
+        user = disabled(steps)
+        told: list[User | None] = []
+
+        class Told(Ledger):
+            def set_live(self, sub: str, *live: Any) -> None:
+                told.append(steps.users.get(sub))
+                super().set_live(sub, *live)
+
+        steps.run("EnableUser", steps.state(user), ledger=Told(steps.dynamodb, "orders"))
+        assert told == [
+            replace(user, linked=False, enabled=True, disabled_by="", dapp_limit=5, payment_status="ACTIVE")
+        ]
+        assert live(steps, user) == Live(True, 5)
 
     def test_answers_how_the_user_stood_and_stands(self, steps: Steps) -> None:
         user = disabled(steps)

@@ -60,7 +60,7 @@ LONG_AGO = 1_700_000_000
 
 # Calls that change nothing here, and to which the answer is always the same. The orders of a party are only listed to
 # be read in the next call, so what that one answers is as of then.
-SILENT = {"record_change", "sign_out", "received", "charged", "count_canceled", "all_orders"}
+SILENT = {"record_change", "sign_out", "received", "charged", "count_canceled", "all_orders", "dapps"}
 
 
 # ------------------------------------------------------------------ the world
@@ -258,6 +258,10 @@ class FakeLedger(Ledger):
 
     def erase_person(self, sub: str, deleted_at: int) -> None:
         self.world.people[sub] = Person(sub, frozenset(), deleted_at=deleted_at, erased=True)
+
+    def dapps(self, sub: str, *, after: str | None, limit: int) -> list[tuple[str, int]]:
+        """Nobody reserves any here."""
+        return []
 
     def tombstone(self, tombstone: str) -> Tombstone | None:
         return self.world.tombstones.get(tombstone)

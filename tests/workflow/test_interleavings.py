@@ -9,12 +9,13 @@ exploration find the harm that it prevents.
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import ANY
 
 import pytest
 
 from gateway import telemetry
-from gateway.access import Live, User
+from gateway.access import Live, User, live
 from gateway.events import Mark
 from gateway.ledger import Party, Person
 from gateway.step import shape
@@ -41,8 +42,8 @@ def with_user(status: str, quantity: int, user: User) -> World:
     world = no_user(status, quantity)
     world.users["sub-0"] = (EMAIL, user)
     world.parties["cus_1"] = Party("cus_1", "sub-0", EMAIL, EMAIL, subscribed=True)
-    live = Live(True, user.dapp_limit) if user.enabled else Live()
-    known = Person("sub-0", frozenset({"cus_1"}), granted={"cus_1:sub_0": 3}, told=shape(user.facts()), live=live)
+    allowed = Live(True, user.dapp_limit) if user.enabled else Live()
+    known = Person("sub-0", frozenset({"cus_1"}), granted={"cus_1:sub_0": 3}, told=shape(user.facts()), live=allowed)
     world.people["sub-0"] = known
     return world
 
@@ -155,6 +156,9 @@ BOUGHT = Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing
 REFUNDED = Scenario(
     "raised, then refunded", lambda: with_user("active", 5, ENABLED), "cus_1", CHARGE, refund, has_nothing
 )
+HALF_HELD = Scenario(
+    "raised, then half held", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", hold_the_row, is_refused
+)
 SCENARIOS = [
     RENEWED,
     BANNED,
@@ -165,9 +169,7 @@ SCENARIOS = [
     Scenario(
         "raised, then held", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", hold, is_held, under_lease=True
     ),
-    Scenario(
-        "raised, then half held", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", hold_the_row, is_refused
-    ),
+    HALF_HELD,
     Scenario("raised twice", lambda: with_user("active", 4, ENABLED), "cus_1", "cus_1", raise_to_five, has(5)),
     BOUGHT,
     Scenario("two customers, one address", no_user, "cus_1", "cus_2", return_as_new_customer, has(5, mails=1)),
@@ -536,3 +538,25 @@ def test_a_party_that_turns_up_late_does_not_stand_for_the_whole_account(
         FakeLedger, "join_late", lambda self, tombstone, party: self.join_deletion(tombstone, frozenset({party}))
     )
     assert explore(LINK_DELETED, handlers, until_wrong=True).wrong, "the exploration cannot see whom it forgets"
+
+
+def test_without_telling_the_authorizer_first_it_lets_in_whom_cognito_refuses(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tell = FakeLedger.set_live
+
+    def later(self: FakeLedger, sub: str, live: Live, *more: Any) -> None:
+        if live.active or not self.world.users[sub][1].enabled:
+            tell(self, sub, live, *more)
+
+    monkeypatch.setattr(FakeLedger, "set_live", later)
+    assert explore(REFUNDED, handlers, until_wrong=True).wrong, "the exploration cannot see who is let in meanwhile"
+
+
+def test_without_asking_for_a_ban_a_run_lets_in_who_is_banned_by_half(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        handlers["LookupUser"], "live", lambda user, wanted, *, banned: live(user, wanted, banned=False)
+    )
+    assert explore(HALF_HELD, handlers, until_wrong=True).wrong, "the exploration cannot see a ban that is undone"
