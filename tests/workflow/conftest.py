@@ -32,7 +32,7 @@ from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_funct
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 
 from gateway import events, telemetry
-from gateway.access import Item, Mark, MarkKind, Purchase, Subscription
+from gateway.access import Item, Live, Mark, MarkKind, Purchase, Subscription
 from gateway.billing import Charged, Customer
 from gateway.errors import BillingIncomplete
 from gateway.executions import StateMachine, execution_arn
@@ -590,7 +590,8 @@ class World:
             cognito.admin_disable_user(UserPoolId=self.pool_id, Username=user["Username"])
         sub = next(str(each["Value"]) for each in user["Attributes"] if each["Name"] == "sub")
         if linked:
-            assert self.ledger.link(linked, sub, replacing=None)
+            live = Live(True, int(attributes.get("num_dapps", "0"))) if enabled else Live()
+            assert self.ledger.link(linked, sub, replacing=None, live=live)
         return sub
 
     def add_payer(self, customer_id: str = "cus_first", dapps: int = 3) -> str:
@@ -706,6 +707,11 @@ def lapse(world: World) -> None:
 def recovery(world: World) -> None:
     world.add_lapsed()
     world.billing.subscribe("cus_first", 3)
+
+
+def unknown_to_the_authorizer(world: World) -> None:
+    """A payer whose row an earlier version wrote."""
+    world.ledger.set_live(world.add_payer(), Live(), 0)
 
 
 def invitation_expired(world: World) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.access import Live
 from tests.local import moto_fixes
 from tests.workflow.conftest import (
     EMAIL,
@@ -17,6 +18,7 @@ from tests.workflow.conftest import (
     lapse,
     new_address,
     recovery,
+    unknown_to_the_authorizer,
     upgrade,
 )
 
@@ -38,8 +40,14 @@ def _comped(world: World) -> None:
     world.add_user(linked=("cus_first",), payment_provider="ADMIN")
 
 
+def _comped_long_ago(world: World) -> None:
+    _comped_by_hand(world)
+    world.happens()
+
+
 def _held(world: World) -> None:
-    world.disable_by_hand(world.add_payer())
+    world.billing.subscribe("cus_first", 3)
+    world.add_user(enabled=False, linked=("cus_first",), payment_provider="STRIPE")
 
 
 def _never_paid(world: World) -> None:
@@ -92,30 +100,58 @@ def _lapsed_long_ago(world: World) -> None:
     world.add_lapsed()
 
 
+def _comped_by_hand(world: World) -> None:
+    world.write_by_hand(world.add_payer(), payment_provider="ADMIN", num_dapps="40")
+
+
+def _banned_by_hand(world: World) -> None:
+    world.disable_by_hand(world.add_payer())
+
+
+def _is_left_alone_and_has_another_limit(world: World) -> None:
+    world.write_by_hand(world.add_payer(), num_dapps="2")
+    world.billing.subscribe("cus_first", 3, status="frozen_by_martians")
+
+
+def _deleted_by_hand(world: World) -> None:
+    world.delete_user(world.add_payer())
+
+
+def _the_authorizer_has_another_limit(world: World) -> None:
+    world.ledger.set_live(world.add_payer(), Live(True, 2), 1)
+
+
 # Position in DecideAccess (its length: Default) -> what leads there.
 BRANCHES: list[tuple[int, Callable[[World], object]]] = [
     (0, bought_before_the_deletion),
-    (1, _nothing_known),
-    (1, _event_after_the_deletion),
-    (2, _comped),
-    (2, _held),
-    (3, first_purchase),
-    (4, _never_paid),
-    (5, _pays_with_the_email_of_a_strangers_user),
-    (5, _stopped_before_the_link),
-    (6, recovery),
-    (6, _was_not_enabled_to_the_end),
-    (7, lapse),
-    (7, _was_not_disabled_to_the_end),
-    (8, upgrade),
-    (8, _pays_late),
-    (8, _has_no_limit_yet),
-    (9, invitation_expired),
-    (9, _mail_did_not_leave),
-    (10, new_address),
-    (11, World.add_payer),
-    (11, _lapsed_long_ago),
-    (11, _has_another_address_that_nobody_follows),
+    (1, _comped_by_hand),
+    (1, _banned_by_hand),
+    (1, _is_left_alone_and_has_another_limit),
+    (1, _deleted_by_hand),
+    (2, _nothing_known),
+    (2, _event_after_the_deletion),
+    (3, _comped),
+    (3, _held),
+    (3, _comped_long_ago),
+    (4, first_purchase),
+    (5, _never_paid),
+    (6, _pays_with_the_email_of_a_strangers_user),
+    (6, _stopped_before_the_link),
+    (7, recovery),
+    (7, _was_not_enabled_to_the_end),
+    (8, lapse),
+    (8, _was_not_disabled_to_the_end),
+    (9, upgrade),
+    (9, _pays_late),
+    (9, _has_no_limit_yet),
+    (10, unknown_to_the_authorizer),
+    (10, _the_authorizer_has_another_limit),
+    (11, invitation_expired),
+    (11, _mail_did_not_leave),
+    (12, new_address),
+    (13, World.add_payer),
+    (13, _lapsed_long_ago),
+    (13, _has_another_address_that_nobody_follows),
 ]
 
 
@@ -165,6 +201,8 @@ def test_every_state_is_reached(world: World) -> None:
     run()  # DisableUser
     world.billing.subscribe("cus_first", 5)
     run()  # EnableUser
+    world.ledger.set_live(world.user().sub, Live(), 1)
+    run()  # SetLiveAccess
     world.billing.subscribe("cus_second", 1)
     reached.update(world.happens("cus_second").path)  # LinkUser
     world.clock.pass_by(8 * 86_400)

@@ -16,6 +16,7 @@ from tests.workflow.conftest import (
     new_address,
     purchase_with_a_users_email,
     recovery,
+    unknown_to_the_authorizer,
     upgrade,
 )
 
@@ -39,6 +40,7 @@ REACHED_WHEN: dict[str, Callable[[World], object]] = {
     "EnableUser": recovery,
     "DisableUser": lapse,
     "SetDappLimit": upgrade,
+    "SetLiveAccess": unknown_to_the_authorizer,
     "ResendInvitation": invitation_expired,
     "ChangeEmail": new_address,
     "ResumeDeletion": bought_before_the_deletion,
