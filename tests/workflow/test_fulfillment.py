@@ -244,7 +244,7 @@ def test_a_user_disabled_by_a_person_stays_so(world: World, status: str) -> None
     world.billing.subscribe("cus_first", 9, status=status)
     order = world.receive()
 
-    assert world.run(order).path == DONE
+    assert world.run(order).path == (*LOOK, "SetLiveAccess", *DONE)
     assert world.user(sub) == before
     assert world.order(order.event_id)["outcome"] == "held"
 
@@ -410,7 +410,7 @@ def test_a_user_deleted_by_hand_is_made_again_with_all_links(world: World) -> No
 
     ended = world.happens("cus_first")
 
-    assert ended.path == (*LOOK, "CreateUser", *DONE)
+    assert ended.path == (*LOOK, "SetLiveAccess", *LOOK, "CreateUser", *DONE)
     new = world.user()
     assert (new.sub != old, new.limit) == (True, "7")
     assert {world.ledger.party(party).sub for party in ("cus_first", "cus_second")} == {new.sub}
@@ -929,7 +929,7 @@ def test_a_purchase_that_changes_nothing_for_an_adopted_user_is_not_told(world: 
     world.add_user(num_dapps="10", payment_status="ACTIVE")
     world.billing.subscribe("cus_stranger", 3)
 
-    assert world.happens("cus_stranger").path == (*LOOK, "LinkUser", *DONE)
+    assert world.happens("cus_stranger").path == (*LOOK, "LinkUser", *LOOK, "SetLiveAccess", *DONE)
     assert world.bus.notices == []
 
 
@@ -1065,7 +1065,7 @@ def test_a_lambda_killed_before_it_linked_the_new_user_is_healed_by_the_same_run
 
     # The dead one's lease has to expire first; then the user is found, and claimed.
     assert sum(world.waits) >= 30
-    assert ended.path == (*LOOK, "CreateUser", *LOOK, "LinkUser", *DONE)
+    assert ended.path == (*LOOK, "CreateUser", *LOOK, "LinkUser", *LOOK, "SetLiveAccess", *DONE)
     assert world.cognito.calls.count("admin_create_user") == 1
     assert world.ledger.party("cus_first").sub == world.user().sub
 
@@ -1086,7 +1086,7 @@ def test_the_next_run_links_the_user_that_a_killed_run_made(world: World) -> Non
 
     ended = world.happens()
 
-    assert ended.path == (*LOOK, "LinkUser", *DONE)
+    assert ended.path == (*LOOK, "LinkUser", *LOOK, "SetLiveAccess", *DONE)
     person = world.ledger.person(world.user().sub)
     assert person is not None
     assert person.before is None  # ours, not adopted
@@ -1098,7 +1098,7 @@ def test_the_next_run_finds_that_user_although_the_customers_email_has_changed(w
 
     ended = world.happens()
 
-    assert ended.path == (*LOOK, "LinkUser", *DONE)
+    assert ended.path == (*LOOK, "LinkUser", *LOOK, "SetLiveAccess", *DONE)
     assert world.user().attributes["email"] == EMAIL
 
 
