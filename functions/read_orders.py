@@ -18,7 +18,7 @@ from gateway.endpoint import Answer, Request, endpoint, flag, text
 from gateway.errors import AccountUnknown, GatewayError
 from gateway.executions import console_link, execution_arn
 from gateway.explanation import next_changes, summary
-from gateway.ledger import Ledger, Tombstone, attempt_of
+from gateway.ledger import Ledger, Person, Tombstone, attempt_of
 from gateway.pages import page_of
 from gateway.people import Account, account_of, tombstone_id
 from gateway.policy import policy
@@ -106,6 +106,7 @@ def _explanation(account: Account, orders: Iterable[Mapping[str, Any]], now: int
     explanation: dict[str, Any] = {
         "cognito": user.facts() if user.exists else None,
         "held": held,
+        "live": _live(person),
         "last_change": person.last_change if person is not None else None,
     }
     try:
@@ -116,12 +117,19 @@ def _explanation(account: Account, orders: Iterable[Mapping[str, Any]], now: int
     wanted = target(access, person.before if person is not None and not GOVERN else None)
     unfinished = [row for row in orders if row["state"] != "FULFILLED"]
     return explanation | {
-        "summary": summary(access, user, wanted, held),
+        "summary": summary(access, user, wanted, held, live=person is not None and person.barred is None),
         "rule": access.reason,
         "stripe": {**asdict(access), "customers": [_customer(each) for each in found]},
         "target": asdict(wanted),
-        "next": next_changes(access, user, unfinished),
+        "next": next_changes(access, user, unfinished, held),
     }
+
+
+def _live(person: Person | None) -> dict[str, Any]:
+    """What the authorizer says of the user: `refused` is why it lets them not in, null when it does."""
+    if person is None:
+        return {"refused": "unknown", "dapp_limit": 0, "used": 0}
+    return {"refused": person.barred, "dapp_limit": person.live.dapp_limit, "used": person.used}
 
 
 def _customer(found: Bought) -> dict[str, Any]:

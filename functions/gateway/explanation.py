@@ -6,8 +6,9 @@ from typing import Any
 from gateway.access import Access, Target, User
 
 
-def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] | None) -> str:
-    """One sentence: how the user stands, which rule decided, and what is missing."""
+def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] | None, *, live: bool) -> str:
+    """One sentence: how the user stands, which rule decided, and what is missing. `live`: whether the authorizer lets
+    them in."""
     if not user.exists:
         wanted = "a user is missing" if access.wanted else "nobody is missing"
         return f"There is no user, and {wanted}: {access.reason}."
@@ -17,6 +18,11 @@ def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] 
     if user.held:
         who = f"an operator ({held['reason']})" if held is not None else "a person, in the console"
         return f"The user is disabled by {who}; billing leaves them alone, and would say: {access.reason}."
+    if held is not None:
+        return (
+            f"The user is {state}, but held by an operator ({held['reason']}), so that the authorizer refuses them: "
+            "POST /hold again finishes the ban or lifts it."
+        )
     if access.wanted is None:
         return f"The user is {state}, and left as they are: {access.reason}."
     if not user.linked:
@@ -24,6 +30,9 @@ def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] 
         return f"The user is {state}, and {joins}: {access.reason}."
     stands = (user.enabled, user.dapp_limit, user.payment_status)
     asked = (target.enabled, target.dapp_limit, target.payment_status)
+    if stands == asked and live != user.enabled:
+        says = "lets them in" if live else "refuses them"
+        return f"The user is {state}, as it should be, but the authorizer {says} until the next run: {access.reason}."
     if stands == asked:
         return f"The user is {state}, as it should be: {access.reason}."
     should = "enabled" if target.enabled else "disabled"
@@ -34,7 +43,9 @@ def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] 
     )
 
 
-def next_changes(access: Access, user: User, open_orders: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def next_changes(
+    access: Access, user: User, open_orders: Iterable[Mapping[str, Any]], held: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
     """What would change the user next, soonest first; `at` in Unix seconds, None: at any time."""
     found: list[dict[str, Any]] = []
     if access.recheck_at is not None:
@@ -42,7 +53,7 @@ def next_changes(access: Access, user: User, open_orders: Iterable[Mapping[str, 
     for row in open_orders:
         if row.get("due_at") is not None:
             found.append({"at": int(row["due_at"]), "what": f"open order {row['event_id']} is run again"})
-    if user.exists and user.held:
+    if user.exists and (user.held or held is not None):
         found.append({"at": None, "what": "POST /hold with hold false lifts the ban"})
     elif user.exists and user.comped:
         found.append({"at": None, "what": "another custom:payment_provider than ADMIN gives them back to billing"})

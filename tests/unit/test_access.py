@@ -16,6 +16,7 @@ from gateway.access import (
     Before,
     Invitation,
     Item,
+    Live,
     Mark,
     MarkKind,
     Policy,
@@ -28,6 +29,7 @@ from gateway.access import (
     bought_since,
     decide,
     invitation_due,
+    live,
     outcome,
     target,
     units_of,
@@ -826,6 +828,43 @@ class TestTarget:
         assert target(access, before) == expected
 
 
+class TestLive:
+    ON, OFF = Target(True, 7, "ACTIVE"), Target(False, 0, "FAILED")
+    USER = User(True, enabled=True, provider="STRIPE", dapp_limit=3)
+    COMPED = replace(USER, provider="ADMIN", dapp_limit=40)
+
+    @pytest.mark.parametrize(
+        ("user", "wanted", "expected"),
+        [
+            (USER, ON, Live(True, 7)),
+            (USER, OFF, Live()),
+            (USER, replace(OFF, dapp_limit=9), Live()),
+            (replace(USER, enabled=False, disabled_by="billing"), ON, Live(True, 7)),  # about to be enabled
+            (USER, Target(True, -1, ""), Live(True, 0)),  # adopted, who had no limit
+            (USER, None, Live(True, 3)),
+            (replace(USER, dapp_limit=-1), None, Live(True, 0)),
+            (replace(USER, enabled=False, disabled_by="billing"), None, Live()),
+            (COMPED, ON, Live(True, 40)),
+            (COMPED, OFF, Live(True, 40)),
+            (COMPED, None, Live(True, 40)),
+            (replace(COMPED, enabled=False, disabled_by="billing"), ON, Live()),
+            (replace(COMPED, enabled=False), ON, Live()),
+            (replace(USER, enabled=False), ON, Live()),
+            (replace(USER, enabled=False, disabled_by="operator"), None, Live()),
+            (User(exists=False), ON, Live()),
+            (User(exists=False, enabled=True), None, Live()),
+        ],
+    )
+    def test_is_what_the_user_should_have_or_has_where_billing_leaves_them_alone(
+        self, user: User, wanted: Target | None, expected: Live
+    ) -> None:
+        assert live(user, wanted, banned=False) == expected
+        assert live(user, wanted, banned=True) == Live()
+
+    def test_is_nothing_until_somebody_says_otherwise(self) -> None:
+        assert Live() == Live(False, 0)
+
+
 class TestUser:
     @pytest.mark.parametrize(
         ("user", "comped", "ours", "held"),
@@ -888,6 +927,9 @@ class TestUser:
         assert outcome(Access(wanted, "LAPSED", 0, ""), user) == word
         assert outcome(Access(wanted, "LAPSED", 0, ""), user, erased=False) == word
         assert outcome(Access(wanted, "LAPSED", 0, ""), user, erased=True) == "deleted"  # whoever has the address now
+        assert outcome(Access(wanted, "LAPSED", 0, ""), user, banned=False) == word
+        banned = outcome(Access(wanted, "LAPSED", 0, ""), user, banned=True)
+        assert banned == ("comped" if user.comped else "held")
 
 
 class TestBoughtSince:

@@ -114,8 +114,17 @@ MENDS = "The next run, or POST /update, mends it."
                 (replace(COMPED, enabled=False), "disabled"),
             )
         ),
-        # A ban that was not finished: what the user is, counts.
-        (PAID, USER, ON, BAN, "The user is enabled, as it should be: sub_1 active."),
+        *(
+            (
+                access,
+                USER,
+                ON,
+                BAN,
+                "The user is enabled, but held by an operator (spam), so that the authorizer refuses them: POST /hold "
+                "again finishes the ban or lifts it.",
+            )
+            for access in (PAID, UNPAID, LEFT)
+        ),
         (LEFT, USER, OFF, None, "The user is enabled, and left as they are: price price_1 has no readable units."),
         (LEFT, DISABLED, OFF, None, "The user is disabled, and left as they are: price price_1 has no readable units."),
         (NOTHING, STRANGER, OFF, None, "The user is enabled, and left as they are: nothing bought."),
@@ -133,7 +142,17 @@ MENDS = "The next run, or POST /update, mends it."
 def test_the_summary_says_how_the_user_stands_and_why(
     access: Access, user: User, target: Target, held: dict[str, Any] | None, sentence: str
 ) -> None:
-    assert summary(access, user, target, held) == sentence
+    assert summary(access, user, target, held, live=user.enabled) == sentence
+
+
+def test_the_summary_says_when_the_authorizer_does_not_know_yet() -> None:
+    assert summary(PAID, USER, ON, None, live=False) == (
+        "The user is enabled, as it should be, but the authorizer refuses them until the next run: sub_1 active."
+    )
+    assert summary(UNPAID, DISABLED, OFF, None, live=True) == (
+        "The user is disabled, as it should be, but the authorizer lets them in until the next run: "
+        "sub_1 past_due, grace is over."
+    )
 
 
 PAYS = {"at": None, "what": "the next payment"}
@@ -148,23 +167,25 @@ def order(event_id: str, due_at: int | None = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("access", "user", "orders", "changes"),
+    ("access", "user", "held", "orders", "changes"),
     [
-        (PAID, USER, [], []),
-        (UNPAID, DISABLED, [], [PAYS]),
-        (LEFT, USER, [], [PAYS]),
-        (UNPAID, NOBODY, [], [PAYS]),
-        (PAID, NOBODY, [], []),
-        (PAID, HELD, [], [LIFT]),
-        (UNPAID, HELD, [], [LIFT]),
-        (PAID, BY_HAND, [], [LIFT]),
-        (PAID, COMPED, [], [GIVE_BACK]),
-        (UNPAID, COMPED, [], [GIVE_BACK]),
-        (GRACE, USER, [], [BY_ITSELF]),
+        (PAID, USER, None, [], []),
+        (UNPAID, DISABLED, None, [], [PAYS]),
+        (LEFT, USER, None, [], [PAYS]),
+        (UNPAID, NOBODY, None, [], [PAYS]),
+        (PAID, NOBODY, None, [], []),
+        (PAID, HELD, BAN, [], [LIFT]),
+        (PAID, USER, BAN, [], [LIFT]),
+        (UNPAID, HELD, BAN, [], [LIFT]),
+        (PAID, BY_HAND, None, [], [LIFT]),
+        (PAID, COMPED, None, [], [GIVE_BACK]),
+        (UNPAID, COMPED, None, [], [GIVE_BACK]),
+        (GRACE, USER, None, [], [BY_ITSELF]),
         # The soonest first; what can come at any time last.
         (
             replace(GRACE, wanted=False),
             DISABLED,
+            None,
             [order("evt_late", 300), order("evt_unusable"), order("evt_soon", 100)],
             [
                 {"at": 100, "what": "open order evt_soon is run again"},
@@ -173,10 +194,20 @@ def order(event_id: str, due_at: int | None = None) -> dict[str, Any]:
                 PAYS,
             ],
         ),
-        (GRACE, HELD, [order("evt_1", 200)], [BY_ITSELF, {"at": 200, "what": "open order evt_1 is run again"}, LIFT]),
+        (
+            GRACE,
+            HELD,
+            BAN,
+            [order("evt_1", 200)],
+            [BY_ITSELF, {"at": 200, "what": "open order evt_1 is run again"}, LIFT],
+        ),
     ],
 )
 def test_what_would_change_the_user_next(
-    access: Access, user: User, orders: list[dict[str, Any]], changes: list[dict[str, Any]]
+    access: Access,
+    user: User,
+    held: dict[str, Any] | None,
+    orders: list[dict[str, Any]],
+    changes: list[dict[str, Any]],
 ) -> None:
-    assert next_changes(access, user, orders) == changes
+    assert next_changes(access, user, orders, held) == changes

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.access import Live
 from gateway.errors import PersonBusy
 from gateway.ledger import LEASE_SECONDS
 from tests.unit.operators import CALLER, DENIED, HOSTILE, SILENT, THROTTLED, UNPRINTABLE, Killed, Operators
@@ -103,6 +104,19 @@ class TestBan:
         assert held(operators, sub) == ban
         assert lease_is_free(operators, sub)
 
+    @pytest.mark.parametrize("who", EVERYBODY)
+    def test_has_the_authorizer_refuse_them_from_its_first_write_on(self, operators: Operators, who: Who) -> None:
+        sub = who(operators)
+        operators.ledger.set_live(sub, Live(True, 5), 1)
+        stood = stands(operators, sub)
+        operators.table.killed_after = 2  # the lease is the first
+        with pytest.raises(Killed):
+            operators.hold()
+        person = operators.ledger.person(sub)
+        assert person is not None
+        assert (person.barred, person.live, person.signed_out_at) == ("held", Live(), int(operators.clock.now))
+        assert stands(operators, sub) == stood
+
     @pytest.mark.parametrize("who", LINKED)
     def test_of_a_customers_user_starts_a_run_that_tells_others(self, operators: Operators, who: Who) -> None:
         who(operators)
@@ -197,6 +211,36 @@ class TestLift:
         assert stands(operators, sub) == (True, False, "")
         assert held(operators, sub) is None
         assert lease_is_free(operators, sub)
+
+    @pytest.mark.parametrize(
+        ("who", "live"),
+        [
+            (comped, Live(True, 7)),
+            (comped_payer, Live(True, 5)),
+            (paying, Live()),  # a run lets them in, if they pay
+            (unpaid, Live()),
+            (adopted, Live()),
+            (never_bought, Live()),  # nothing gives them access
+        ],
+    )
+    def test_has_the_authorizer_let_in_only_who_is_comped(self, operators: Operators, who: Who, live: Live) -> None:
+        sub = who(operators)
+        if who is comped:
+            operators.write(sub, **{"custom:num_dapps": "7"})
+        operators.hold()
+        operators.lift()
+        person = operators.ledger.person(sub)
+        assert person is not None
+        assert (person.held, person.live) == (None, live)
+
+    def test_of_one_whom_billing_disabled_before_they_were_comped_lets_nobody_in(self, operators: Operators) -> None:
+        sub = comped(operators)
+        operators.users.update(sub, disabled_by="billing")
+        operators.users.disable(sub)
+        assert operators.lift()["enabled"] is False
+        person = operators.ledger.person(sub)
+        assert person is not None
+        assert person.live == Live()
 
     def test_of_one_who_is_comped_and_a_customer_enables_them(self, operators: Operators) -> None:
         sub = comped_payer(operators)

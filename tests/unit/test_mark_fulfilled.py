@@ -366,3 +366,10 @@ class TestClosing:
     ) -> None:
         assert mark(replace(known, **changed), access={"wanted": wanted})["outcome"] == outcome
         assert counted() == {"OrderFulfilled": 1} | ({} if metric is None else {metric: 1})
+
+    def test_counts_who_pays_and_is_held_although_cognito_does_not_know(
+        self, steps: Steps, mark: Mark, known: User, counted: Counted
+    ) -> None:
+        steps.ledger.hold(str(known.sub), {"reason": "spam", "requested_by": "jo", "at": 1})
+        assert mark(known)["outcome"] == "held"
+        assert counted() == {"OrderFulfilled": 1, "HeldPaying": 1}

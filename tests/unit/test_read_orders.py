@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway.access import Mark, Purchase
+from gateway.access import Live, Mark, Purchase
 from gateway.errors import SecretUnavailable, StripeKeyRejected, StripeUnavailable
 from gateway.events import OrderItem
 from gateway.events import Purchase as OneTime
@@ -243,6 +243,8 @@ class TestExplanation:
 
     def test_holds_all_that_decides(self, operators: Operators) -> None:
         user = operators.buyer()
+        operators.ledger.set_live(str(user.sub), Live(True, 5), 1)
+        operators.ledger.reserve_dapp(str(user.sub), "one", 1)
         operators.stripe.marks["du_1"] = Mark("du_1", "disputed", "sub_1")
         explained = self.explained(operators)
         assert explained["cognito"] == user.facts()
@@ -255,6 +257,17 @@ class TestExplanation:
         assert (customer["id"], customer["email"], customer["account_deleted_at"]) == ("cus_1", EMAIL, None)
         assert customer["subscriptions"][0]["status"] == "active"
         assert (explained["held"], explained["last_change"], explained["next"]) == (None, None, [])
+        assert explained["live"] == {"refused": None, "dapp_limit": 5, "used": 1}
+
+    def test_of_one_whom_the_authorizer_does_not_know(self, operators: Operators) -> None:
+        operators.buyer()
+        explained = self.explained(operators)
+        assert explained["live"] == {"refused": "inactive", "dapp_limit": 0, "used": 0}
+        assert "the authorizer refuses them" in explained["summary"]
+
+    def test_of_one_who_never_bought(self, operators: Operators) -> None:
+        operators.stranger()
+        assert self.explained(operators)["live"] == {"refused": "unknown", "dapp_limit": 0, "used": 0}
 
     def test_adds_up_what_all_customers_of_the_user_bought(self, operators: Operators) -> None:
         operators.buyer(EMAIL, "cus_1", "cus_2")
@@ -294,6 +307,7 @@ class TestExplanation:
             "sub_1 active."
         )
         assert explained["held"]["reason"] == "resells access"
+        assert explained["live"]["refused"] == "held"
         assert explained["last_change"]["reason"] == "held"
         assert {"at": None, "what": "POST /hold with hold false lifts the ban"} in explained["next"]
 
@@ -343,6 +357,7 @@ class TestExplanation:
     def test_of_an_adopted_user_whose_grant_ended(self, operators: Operators) -> None:
         sub = operators.stranger(**{"custom:num_dapps": "2"})
         operators.ledger.link(["cus_1"], sub, replacing=None, before={"dapp_limit": 2, "payment_status": ""})
+        operators.ledger.set_live(sub, Live(True, 2), 1)
         operators.stripe.subscribes("cus_1", subscription(status="canceled"))
         explained = self.explained(operators)
         assert explained["target"] == {"enabled": True, "dapp_limit": 2, "payment_status": ""}

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.access import Live
 from gateway.ledger import ATTEMPT_SECONDS, MAX_ATTEMPTS, Attempt, Ledger
 from tests.unit.operators import DENIED, HOSTILE, SILENT, THROTTLED, Operators
-from tests.unit.steps import EMAIL, NOW, ORDER, Json
+from tests.unit.steps import EMAIL, NOW, ORDER, Json, Then
 
 OTHER = "other@example.com"
 EXECUTION = "arn:aws:states:us-east-1:123456789012:execution:fulfillment:"
@@ -175,6 +176,61 @@ class TestPerson:
         operators.buyer()
         assert operators.update()["orders"] == []
         assert operators.machine.calls == []
+
+    @pytest.mark.parametrize(
+        ("attributes", "banned", "stood", "live"),
+        [
+            ({"custom:payment_provider": "ADMIN", "custom:num_dapps": "7"}, False, None, Live(True, 7)),
+            ({"custom:payment_provider": "ADMIN", "custom:num_dapps": "7"}, False, Live(True, 3), Live(True, 7)),
+            ({"custom:payment_provider": "ADMIN"}, False, None, Live(True, 0)),
+            ({"custom:payment_provider": "ADMIN", "custom:num_dapps": "7"}, True, None, Live()),
+            ({"custom:num_dapps": "7"}, False, Live(True, 7), Live()),  # comped once
+        ],
+    )
+    def test_who_never_bought_has_what_an_operator_gave_them(
+        self, operators: Operators, attributes: dict[str, str], banned: bool, stood: Live | None, live: Live
+    ) -> None:
+        sub = operators.stranger(**attributes)
+        if stood is not None:
+            operators.ledger.set_live(sub, stood, 1)
+        if banned:
+            operators.ledger.hold(sub, {"reason": "spam", "requested_by": "jo", "at": 1})
+        assert operators.update()["orders"] == []
+        person = operators.ledger.person(sub)
+        assert person is not None
+        assert person.live == live
+        assert operators.row(f"LEASE#{sub}", "LEASE") == {}
+
+    def test_who_never_bought_and_is_not_comped_is_left_alone(self, operators: Operators) -> None:
+        sub = operators.stranger(**{"custom:num_dapps": "7"})
+        operators.update()
+        assert operators.ledger.person(sub) is None
+
+    def test_whom_a_run_looks_at_is_left_to_it(self, operators: Operators) -> None:
+        sub = str(operators.buyer(provider="ADMIN").sub)
+        operators.update()
+        person = operators.ledger.person(sub)
+        assert person is not None
+        assert person.live == Live()
+
+    @pytest.mark.parametrize(
+        "deed",
+        [
+            lambda operators, sub: operators.ledger.link(["cus_1"], sub, replacing=None),
+            lambda operators, sub: operators.ledger.bury_person(sub, 1),
+            lambda operators, sub: operators.users.delete(sub),
+        ],
+        ids=["linked", "deleted", "deleted by hand"],
+    )
+    def test_who_is_somebody_elses_business_meanwhile_is_left_to_them(
+        self, operators: Operators, deed: Callable[[Operators, str], object]
+    ) -> None:
+        sub = operators.stranger(**{"custom:payment_provider": "ADMIN", "custom:num_dapps": "7"})
+        module = operators.endpoint("UpdateOrders")
+        operators.module("UpdateOrders", ledger=Then(operators.ledger, "lease", lambda: deed(operators, sub)))
+        module._bring_in_line(sub, "an owner", int(operators.clock.now))
+        person = operators.ledger.person(sub)
+        assert person is None or person.live == Live()
 
     def test_who_is_nobody_is_unknown(self, operators: Operators) -> None:
         assert operators.ask("UpdateOrders")[0] == 404

@@ -44,8 +44,10 @@ CLOSED = (*FULFILLMENT_LOOK, "MarkFulfilled", "Fulfilled")
 
 
 def account(world: World) -> str:
-    """A payer with orders that name them, and a guest's purchase with their address; the payer's sub."""
+    """A payer with orders and dapps that name them, and a guest's purchase with their address; the payer's sub."""
     sub = world.add_payer()
+    for dapp in ("markeddomain", "markedgiven"):
+        assert world.ledger.reserve_dapp(sub, dapp, int(world.clock.now))
     world.receive(metadata={"note": NAME})
     world.billing.purchases["cs_guest"] = Purchase("cs_guest", "paid", (Item("price_dapp", 2, "1"),), 1)
     world.receive(None, order_id="cs_guest", purchase=KnownPurchase("cs_guest", "session", 0, ()))

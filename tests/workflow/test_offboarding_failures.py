@@ -58,7 +58,7 @@ CALLS = {
     "FindRemains": 40,
     "CancelSubscriptions": 5,
     "DeleteUser": 10,
-    "ErasePersonalData": 13,
+    "ErasePersonalData": 17,
     "MarkDeleted": 1,
     "MarkNotDeleted": 1,
 }
