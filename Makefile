@@ -69,6 +69,11 @@ test-exhaustive: .venv/ready
 test-mutants: .venv/ready
 	@.venv/bin/python -m tests.mutants
 
+## make bench            the authorizer against its floor, cold and warm, as ratios (about a minute)
+.PHONY: bench
+bench: .venv/ready
+	@.venv/bin/python -m tests.bench
+
 ## make validate         sam validate --lint
 .PHONY: validate
 validate: .venv-sam/ready

@@ -24,7 +24,8 @@ from gateway.tokens import Tokens
 ISSUER = required("TOKEN_ISSUER")
 CLIENTS = frozenset((optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split())
 
-ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+# A user waits, and API Gateway no longer than ten seconds.
+ledger = Ledger(aws.client("dynamodb", connect_timeout=1, read_timeout=2), required("ORDERS_TABLE"))
 tokens = Tokens(
     ISSUER,
     aws.address(ISSUER, "COGNITO_IDENTITY_PROVIDER") + "/.well-known/jwks.json",

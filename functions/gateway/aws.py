@@ -11,8 +11,6 @@ from gateway.errors import GatewayError
 from gateway.settings import optional
 
 _CONFIG = Config(
-    connect_timeout=2,
-    read_timeout=5,
     retries={
         "mode": "standard",
         "total_max_attempts": 2,
@@ -36,9 +34,10 @@ _THROTTLES = frozenset(
 )
 
 
-def client(service: str) -> Any:
-    """A boto3 client of the default session."""
-    return boto3.client(service, config=_CONFIG)  # type: ignore[call-overload]
+def client(service: str, *, connect_timeout: float = 2, read_timeout: float = 5) -> Any:
+    """A boto3 client of the default session; time-outs in seconds."""
+    timeouts = Config(connect_timeout=connect_timeout, read_timeout=read_timeout)
+    return boto3.client(service, config=_CONFIG.merge(timeouts))  # type: ignore[call-overload]
 
 
 def address(url: str, service: str) -> str:

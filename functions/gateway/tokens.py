@@ -16,7 +16,7 @@ from gateway.errors import KeysUnavailable, TokenRejected
 _UNKNOWN_KEY_SECONDS = 60
 _RETRY_SECONDS = 5  # after a failure, when no key is known at all
 _KEYS_SECONDS = 24 * 3600  # a key that the pool has withdrawn is believed no longer than this
-_TIMEOUT = 3  # seconds
+_TIMEOUT = 2  # seconds
 
 Use = Literal["access", "id"]
 
@@ -59,7 +59,7 @@ class Tokens:
                 },
             )
             return self._of_use(claims)
-        except (PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (PyJWTError, ValueError, TypeError, OverflowError) as error:
             raise TokenRejected(f"not a valid token of the user pool ({type(error).__name__})") from None
 
     def _of_use(self, claims: Mapping[str, Any]) -> Token:

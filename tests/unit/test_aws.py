@@ -13,8 +13,9 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
-from gateway import aws
+from gateway import aws, tokens
 from gateway.errors import GatewayError
+from tests.handlers import imported
 
 SECRET_TEXT = "payer@example.com is not welcome"
 
@@ -104,3 +105,42 @@ def test_a_client_gives_up_before_its_lambda_does(template: dict[str, Any]) -> N
     attempts = config.retries["total_max_attempts"]
     longest = attempts * (config.connect_timeout + config.read_timeout)
     assert longest < template["Globals"]["Function"]["Timeout"]
+
+
+def test_the_authorizer_gives_up_before_api_gateway_does(template: dict[str, Any]) -> None:
+    config = imported("AuthorizeFunction").ledger._client.meta.config
+    assert (config.connect_timeout, config.read_timeout) == (1, 2)
+    longest = config.retries["total_max_attempts"] * (config.connect_timeout + config.read_timeout)
+    assert longest + tokens._TIMEOUT < template["Resources"]["AuthorizeFunction"]["Properties"]["Timeout"]
+
+
+KEYS = "https://cognito-idp.us-east-1.amazonaws.com/us-east-1_example"
+SERVICE = "COGNITO_IDENTITY_PROVIDER"
+
+
+@pytest.mark.parametrize(
+    ("variables", "address"),
+    [
+        ({}, KEYS),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:5000"}, "http://127.0.0.1:5000/us-east-1_example"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:5000/"}, "http://127.0.0.1:5000/us-east-1_example"),
+        ({f"AWS_ENDPOINT_URL_{SERVICE}": "http://127.0.0.1:6000"}, "http://127.0.0.1:6000/us-east-1_example"),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:5000", f"AWS_ENDPOINT_URL_{SERVICE}": "http://127.0.0.1:6000"},
+            "http://127.0.0.1:6000/us-east-1_example",
+        ),
+        ({"AWS_ENDPOINT_URL_DYNAMODB": "http://127.0.0.1:6000"}, KEYS),
+        ({"AWS_ENDPOINT_URL": "", f"AWS_ENDPOINT_URL_{SERVICE}": ""}, KEYS),
+    ],
+)
+def test_a_service_that_is_elsewhere_is_asked_there(
+    variables: dict[str, str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert aws.address(KEYS, SERVICE) == address
+
+
+def test_the_name_of_a_service_is_the_one_that_botocore_looks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"AWS_ENDPOINT_URL_{SERVICE}", "http://127.0.0.1:6000")
+    assert aws.client("cognito-idp").meta.endpoint_url == "http://127.0.0.1:6000"
