@@ -133,7 +133,7 @@ class Person:
     were adopted), `tellings`: how often that was. `telling`: the notice (JSON) that was to be published after that;
     whether it was is known to nobody. `held`: an operator's ban ({"reason", "requested_by", "at"}). `deleted_at`: their
     account was deleted then; `erased`: nothing else is known of them any more. `live` is what the authorizer lets them
-    do, `used` how many dapps they have reserved; tokens from before `signed_out_at` are worth nothing any more.
+    do, `used` how many dapps they have reserved; tokens issued until `signed_out_at` are worth nothing any more.
     """
 
     sub: str
@@ -164,7 +164,7 @@ class Person:
 
     def refusal(self, issued_at: int) -> str | None:
         """Why a token that was issued then gives no access, in one word; None when it does."""
-        return self.barred or ("signed_out" if issued_at < self.signed_out_at else None)
+        return self.barred or ("signed_out" if issued_at <= self.signed_out_at else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,10 +21,11 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
+from werkzeug.test import Client
 
 from tests.local import front
 from tests.local.front import HttpApi
-from tests.local.lambda_service import TooManyRequestsError
+from tests.local.lambda_service import Answer, TooManyRequestsError
 from tests.local.stack import ACCESS_KEY, SECRET_KEY, LocalStack
 from tests.local.template import Template, TemplateError
 
@@ -108,6 +109,9 @@ Resources:
             - Effect: Allow
               Action: sns:Publish
               Resource: !Ref Topic
+  ClaimsFunction:
+    Type: AWS::Serverless::Function
+    Properties: {Handler: claims.handler}
   TickFunction:
     Type: AWS::Serverless::Function
     Properties:
@@ -162,6 +166,8 @@ Resources:
   Pool:
     Type: AWS::Cognito::UserPool
     Properties:
+      UserPoolTier: ESSENTIALS
+      LambdaConfig: {PreTokenGenerationConfig: {LambdaArn: !GetAtt ClaimsFunction.Arn, LambdaVersion: V2_0}}
       UsernameAttributes: [email]
       UsernameConfiguration: {CaseSensitive: false}
       AdminCreateUserConfig: {AllowAdminCreateUserOnly: true}
@@ -232,6 +238,16 @@ HANDLERS = {
                 status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                 return {"status": status, **error.response["Error"]}
             return json.loads(json.dumps(answer, default=str))
+        """,
+    "claims": """
+        def handler(event, context):
+            if event["request"]["userAttributes"].get("custom:note") == "fail":
+                raise RuntimeError("no claims today")
+            claims = {"source": event["triggerSource"], "units": 7, "sub": "forged", "token_use": "other"}
+            tokens = {"claimsToAddOrOverride": claims}
+            details = {"idTokenGeneration": tokens, "accessTokenGeneration": tokens}
+            event["response"] = {"claimsAndScopeOverrideDetails": details}
+            return event
         """,
     "tick": "def handler(event, context): return event",
 }
@@ -616,6 +632,97 @@ class TestHttpApi:
                 region="",
                 account_id="",
             )
+
+    def guarded(self, answers: list[Any], **definition: Any) -> tuple[HttpApi, list[Any], list[float]]:
+        """An API with one guarded route, what its functions were asked, and its clock."""
+        asked: list[Any] = []
+        now = [0.0]
+
+        def invoke(function: str, payload: bytes) -> Answer:
+            asked.append((function, json.loads(payload)))
+            answer = answers.pop(0) if function == "guard" else {"statusCode": 200, "body": "in"}
+            return Answer(json.dumps(answer).encode(), answer == "failed")
+
+        authorizer = {
+            "type": "request",
+            "authorizerUri": "arn:x/functions/guard/invocations",
+            "authorizerPayloadFormatVersion": "2.0",
+            "enableSimpleResponses": True,
+            "identitySource": ["$request.header.Authorization"],
+            "authorizerResultTtlInSeconds": 0,
+            **definition,
+        }
+        integration = {"type": "aws_proxy", "payloadFormatVersion": "2.0", "uri": "arn:x/functions/f/invocations"}
+        operation = {"x-amazon-apigateway-integration": integration, "security": [{"Guard": []}]}
+        body = {
+            "paths": {"/guarded/{id}": {"get": operation}},
+            "components": {"securitySchemes": {"Guard": {"x-amazon-apigateway-authorizer": authorizer}}},
+        }
+        api = HttpApi(body, invoke, credentials={}, region="r", account_id="1", clock=lambda: now[0])
+        return api, asked, now
+
+    def get(self, api: HttpApi, token: str | None = "Bearer x") -> tuple[int, str]:
+        answer = Client(api).get("/guarded/7?q=1", headers={"Authorization": token} if token else {})
+        return answer.status_code, answer.text
+
+    def test_whom_a_lambda_authorizer_lets_in_the_function_learns(self) -> None:
+        api, asked, _ = self.guarded([{"isAuthorized": True, "context": {"sub": "s", "limit": 3}}])
+        assert self.get(api) == (200, "in")
+        (_, question), (_, event) = asked
+        assert (question["version"], question["type"], question["routeKey"]) == ("2.0", "REQUEST", "GET /guarded/{id}")
+        assert question["routeArn"] == "arn:aws:execute-api:r:1:local/$default/GET/guarded/7"
+        assert question["identitySource"] == ["Bearer x"]
+        assert (question["pathParameters"], question["queryStringParameters"]) == ({"id": "7"}, {"q": "1"})
+        assert event["requestContext"]["authorizer"] == {"lambda": {"sub": "s", "limit": 3}}
+
+    def test_without_its_identity_source_a_lambda_authorizer_is_not_asked(self) -> None:
+        api, asked, _ = self.guarded([])
+        assert self.get(api, None) == (401, '{"message": "Unauthorized"}')
+        assert asked == []
+
+    @pytest.mark.parametrize(
+        ("answer", "status"),
+        [
+            ({"isAuthorized": False}, 403),
+            ("failed", 500),
+            (None, 500),
+            ({}, 500),
+            ({"isAuthorized": "true"}, 500),
+            ({"isAuthorized": True, "context": "text"}, 500),
+        ],
+    )
+    def test_whom_a_lambda_authorizer_does_not_let_in_no_function_sees(self, answer: Any, status: int) -> None:
+        api, asked, _ = self.guarded([answer])
+        assert self.get(api)[0] == status
+        assert [function for function, _ in asked] == ["guard"]
+
+    def test_answers_are_kept_as_long_as_the_authorizer_says_but_no_errors(self) -> None:
+        yes, no = {"isAuthorized": True}, {"isAuthorized": False}
+        api, _, now = self.guarded(["failed", yes, no, no], authorizerResultTtlInSeconds="60")
+        assert [self.get(api)[0] for _ in range(3)] == [500, 200, 200]
+        assert self.get(api, "Bearer y")[0] == 403
+        now[0] = 60.0
+        assert self.get(api)[0] == 403
+
+    def test_without_a_time_to_live_it_is_asked_at_every_call(self) -> None:
+        api, _, _ = self.guarded([{"isAuthorized": True}, {"isAuthorized": False}])
+        assert [self.get(api)[0] for _ in range(2)] == [200, 403]
+
+    @pytest.mark.parametrize(
+        "definition",
+        [
+            {"type": "jwt"},
+            {"authorizerPayloadFormatVersion": "1.0"},
+            {"enableSimpleResponses": False},
+            {"identitySource": ["$request.querystring.t"]},
+            {"identitySource": []},
+            {"authorizerResultTtlInSeconds": 3601},
+            {"authorizerCredentials": "arn"},
+        ],
+    )
+    def test_a_lambda_authorizer_of_another_kind_is_an_error_when_built(self, definition: Any) -> None:
+        with pytest.raises(NotImplementedError, match="authorizer Guard"):
+            self.guarded([], **definition)
 
     def test_outputs_have_the_local_address(self, stack: LocalStack) -> None:
         assert stack.outputs == {"Url": f"{stack.api}/echo"}
@@ -1326,6 +1433,23 @@ class TestCognito:
         user = stack.client("cognito-idp").get_user(AccessToken=tokens["AccessToken"])
         names = {entry["Name"] for entry in user["UserAttributes"]}
         assert names == {"sub", "email", "email_verified", "custom:units"}
+
+    def test_the_trigger_adds_claims_to_both_tokens_but_changes_no_reserved_one(self, stack: LocalStack) -> None:
+        tokens = self.confirmed(stack, "trigger@example.com")
+        fresh = self.refresh(stack, tokens["RefreshToken"])["AuthenticationResult"]
+        sub = self.attributes(stack, "trigger@example.com")["sub"]
+        for answer, source in ((tokens, "TokenGeneration_Authentication"), (fresh, "TokenGeneration_RefreshTokens")):
+            for name, use in (("IdToken", "id"), ("AccessToken", "access")):
+                claims = json.loads(base64.urlsafe_b64decode(answer[name].split(".")[1] + "=="))
+                assert (claims["source"], claims["units"]) == (source, 7)
+                assert (claims["sub"], claims["token_use"]) == (sub, use)
+                assert claims["exp"] - claims["iat"] == 15 * 60
+
+    def test_while_the_trigger_fails_nobody_signs_in(self, stack: LocalStack) -> None:
+        self.confirmed(stack, "broken@example.com")
+        self.update(stack, "broken@example.com", **{"custom:note": "fail"})
+        code = error_of(lambda: self.sign_in(stack, "broken@example.com"))
+        assert code == "UserLambdaValidationException"
 
     def test_a_client_writes_only_its_write_attributes(self, stack: LocalStack) -> None:
         token = self.confirmed(stack, "writer@example.com")["AccessToken"]

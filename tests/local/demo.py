@@ -94,6 +94,8 @@ class Life:
         self.subscription = ""
         self.sub = ""
         self.refresh_token = ""
+        self.access_token = ""
+        self.ended_at = 0
         self._cognito = self.stack.client("cognito-idp")
         self._shown: set[str] = set()
 
@@ -194,16 +196,44 @@ class Life:
         self.check("ID token, against the pool's published keys", verdict, "valid")
         self.check("claim sub", claims["sub"], self.sub)
         self.check("claim custom:num_dapps", claims.get("custom:num_dapps"), str(dapps))
+        self.access_token = tokens["AccessToken"]
+        for use, said in (("ID", claims), ("access", self._read(self.access_token, "access")[1])):
+            self.check(f"claim dapp_limit of the {use} token", said.get("dapp_limit"), dapps)
+            self.check(f"claim payment_status of the {use} token", said.get("payment_status"), "ACTIVE")
         self.tell(f"Authorization: Bearer {tokens['IdToken'][:12]}…{tokens['IdToken'][-6:]}")
 
-    def _read(self, token: str) -> tuple[str, Json]:
+    def dapps(self, token: str, name: str | None = None) -> tuple[int, Json]:
+        """The API's answer to this access token: to a reservation, or to the question what is reserved."""
+        url, headers = f"{self.stack.api}/dapps", {"Authorization": f"Bearer {token}"}
+        if name is None:
+            answer = requests.get(url, headers=headers, timeout=PATIENCE)
+        else:
+            answer = requests.post(url, headers=headers, json={"id": name}, timeout=PATIENCE)
+        return answer.status_code, answer.json()
+
+    def check_reserves(self, names: str, *, limit: int) -> None:
+        """With their access token they reserve these, the last of which is one too many."""
+        for name in names[:-1]:
+            self.check(f"reserve dapp {name}", self.dapps(self.access_token, name)[0], 201)
+        status, said = self.dapps(self.access_token, names[-1])
+        refused = (status, said.get("error"), said.get("used"), said.get("limit"))
+        self.check(f"reserve dapp {names[-1]}", refused, (403, "LimitReached", limit, limit))
+
+    def check_refused(self, token: str) -> None:
+        """The API refuses a token whose signature and time are still right."""
+        self.check("access token, against the pool's published keys", self._read(token, "access")[0], "valid")
+        self.check("list dapps with it", self.dapps(token), (403, {"message": "Forbidden"}))
+
+    def _read(self, token: str, use: str = "id") -> tuple[str, Json]:
         """Verified as the company's API would do it: signature, issuer, audience, use and time."""
         pool = self.stack.user_pool_id
         keys = requests.get(f"{self.stack.aws_endpoint}/{pool}/.well-known/jwks.json", timeout=10).json()
         rules = jwt.JWTClaimsRegistry(
             iss={"essential": True, "value": f"https://cognito-idp.{self.stack.region}.amazonaws.com/{pool}"},
-            aud={"essential": True, "value": self.stack.user_pool_client_id},
-            token_use={"essential": True, "value": "id"},
+            token_use={"essential": True, "value": use},
+            **{
+                "aud" if use == "id" else "client_id": {"essential": True, "value": self.stack.user_pool_client_id},
+            },
             exp={"essential": True},
         )
         try:
@@ -253,6 +283,7 @@ def signs_in(life: Life) -> None:
     life.check("challenge", challenge.get("ChallengeName"), "NEW_PASSWORD_REQUIRED")
     life.check_tokens(life.choose_password(challenge), dapps=3)
     life.check("sign-in with the mailed password", refusal(lambda: life.sign_in(mail.temporary_password)), REFUSED)
+    life.check_reserves("abcd", limit=3)
 
 
 def raises(life: Life) -> None:
@@ -260,6 +291,7 @@ def raises(life: Life) -> None:
     life.account.change_quantity(life.subscription, 5)
     life.fulfilled_runs()
     life.check_user(BUYER, enabled=True, dapps=5, status="ACTIVE")
+    life.check_reserves("def", limit=5)
     life.check_tokens(life.refresh(), dapps=5)
 
 
@@ -269,8 +301,10 @@ def cancels(life: Life) -> None:
     life.fulfilled_runs()
     user = life.check_user(BUYER, enabled=False, dapps=0, status="CANCELLED")
     life.check("custom:disabled_by", user.get("custom:disabled_by"), "billing")
+    life.check_refused(life.access_token)
     life.check("refresh", refusal(life.refresh), REFUSED)
     life.check("sign-in", refusal(lambda: life.sign_in(PASSWORD)), REFUSED)
+    life.ended_at = int(time.time())
 
 
 def returns(life: Life) -> None:
@@ -287,7 +321,15 @@ def returns(life: Life) -> None:
     life.check("custom:disabled_by", user.get("custom:disabled_by"), None)
     life.check("welcome mails to them, as before", life.mails(BUYER), 1)
     life.check("refresh token from before", refusal(life.refresh), REFUSED)
+    before = life.access_token
+    life.check_refused(before)
+    # A token tells the second in which it was issued; one of the second in which access ended is from before.
+    life.until("the next second", lambda: int(time.time()) > life.ended_at or None)
     life.check_tokens(life.sign_in(PASSWORD), dapps=4)
+    life.check_refused(before)
+    status, said = life.dapps(life.access_token)
+    life.check("list dapps with the new one", (status, said.get("used"), said.get("limit")), (200, 5, 4))
+    life.check("dapps", [each["id"] for each in said.get("dapps", [])], list("abcde"))
 
 
 def meets_an_outage(life: Life) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +32,9 @@ MAX_SKEW = 300
 OPEN_ROUTES = frozenset({"/create"})
 """Paths that may go without an authorizer: Stripe signs what it sends there, and the function checks that."""
 
+AUTHORIZER_SECONDS = 10
+"""How long API Gateway waits for an authorizer."""
+
 _ANY = "x-amazon-apigateway-any-method"
 _FUNCTION = re.compile(r"/functions/(.+)/invocations")
 _TEXT_TYPES = ("application/json", "application/javascript", "application/xml")
@@ -39,7 +43,20 @@ _AUTHORIZATION = re.compile(
     r"SignedHeaders=([^,]+), *Signature=([0-9a-f]{64})"
 )
 
+_IDENTITY = re.compile(r"\$request\.header\.([\w-]+)")
+
 Invoke = Callable[[str, bytes], Answer]
+
+
+@dataclass(frozen=True)
+class Authorizer:
+    """A Lambda authorizer with payload 2.0 and simple responses."""
+
+    name: str
+    function: str
+    headers: tuple[str, ...]
+    seconds: int
+    """How long an answer is kept; 0 asks at every call."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,7 @@ class Route:
     path: str
     function: str
     signed: bool
+    authorizer: Authorizer | None = None
 
     @property
     def key(self) -> str:
@@ -92,13 +110,17 @@ class HttpApi:
         credentials: Mapping[str, str],
         region: str,
         account_id: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`credentials`: access keys and secrets that IAM-authorised routes accept."""
+        """`credentials`: access keys and secrets that IAM-authorised routes accept; `clock`: of kept answers."""
         self.routes = sorted(_routes(body), key=lambda route: route.rank)
         self._invoke = invoke
         self._credentials = credentials
         self._region = region
         self._account_id = account_id
+        self._clock = clock
+        self._kept: dict[tuple[str, ...], tuple[float, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answers one request."""
@@ -119,6 +141,11 @@ class HttpApi:
         if route.signed and signer is None:
             return _message(403, "Forbidden")
         event = self._event(request, body, route, variables, signer)
+        if route.authorizer:
+            verdict = self._verdict(route, route.authorizer, event)
+            if isinstance(verdict, Response):
+                return verdict
+            event["requestContext"]["authorizer"] = {"lambda": verdict}
         try:
             answer = self._invoke(route.function, json.dumps(event).encode())
         except TooManyRequestsError:
@@ -191,6 +218,47 @@ class HttpApi:
             **{name: value for name, value in optional.items() if value is not None},
         }
 
+    def _verdict(self, route: Route, authorizer: Authorizer, event: dict[str, Any]) -> Response | Any:
+        """The context of who is let in, or the answer to who is not."""
+        sources = [event["headers"].get(name) for name in authorizer.headers]
+        if not all(sources):
+            return _message(401, "Unauthorized")
+        key = (authorizer.name, *map(str, sources))
+        with self._lock:
+            until, answer = self._kept.get(key, (0.0, None))
+        now = self._clock()
+        if answer is None or now >= until:
+            answer = self._asked(route, authorizer, sources, event)
+            if answer is None:
+                return _message(500, "Internal Server Error")
+            if authorizer.seconds:
+                with self._lock:
+                    self._kept[key] = (now + authorizer.seconds, answer)
+        return answer.get("context") if answer["isAuthorized"] else _message(403, "Forbidden")
+
+    def _asked(
+        self, route: Route, authorizer: Authorizer, sources: list[Any], event: dict[str, Any]
+    ) -> dict[str, Any] | None:
+        """What the authorizer says; None when it fails, is too slow, or says what API Gateway does not understand."""
+        method, path = event["requestContext"]["http"]["method"], event["rawPath"]
+        asked = {
+            **{name: value for name, value in event.items() if name not in ("body", "isBase64Encoded")},
+            "type": "REQUEST",
+            "routeArn": f"arn:aws:execute-api:{self._region}:{self._account_id}:local/$default/{method}{path}",
+            "identitySource": sources,
+        }
+        began = self._clock()
+        try:
+            answer = self._invoke(authorizer.function, json.dumps(asked).encode())
+        except TooManyRequestsError:
+            return None
+        if answer.failed or self._clock() - began > AUTHORIZER_SECONDS:
+            return None
+        said = json.loads(answer.payload)
+        if not isinstance(said, dict) or not isinstance(said.get("isAuthorized"), bool):
+            return None
+        return said if isinstance(said.get("context"), dict | None) else None
+
     def _signer(self, request: Request, body: bytes) -> str | None:
         """The access key that signed the request, when the signature is right (SigV4)."""
         found = _AUTHORIZATION.fullmatch(request.headers.get("Authorization", ""))
@@ -237,10 +305,46 @@ def _routes(body: Mapping[str, Any]) -> Iterable[Route]:
             names = [name for entry in operation.get("security", []) for name in entry if name != "NONE"]
             if not names and path not in OPEN_ROUTES:
                 raise TemplateError(f"{method.upper()} {path} has no authorizer: anybody could call it")
-            for name in names:
-                if schemes.get(name, {}).get("x-amazon-apigateway-authtype") != "awsSigv4":
-                    raise NotImplementedError(f"{path}: authorizer {name}; only AWS_IAM runs here")
-            yield Route("ANY" if method == _ANY else method.upper(), path, function[1], bool(names))
+            if len(names) > 1:
+                raise NotImplementedError(f"{path}: a route here has one authorizer, not {names}")
+            scheme = schemes.get(names[0], {}) if names else {}
+            authorizer = None
+            if "x-amazon-apigateway-authorizer" in scheme:
+                authorizer = _authorizer(names[0], scheme["x-amazon-apigateway-authorizer"])
+            elif names and scheme.get("x-amazon-apigateway-authtype") != "awsSigv4":
+                raise NotImplementedError(
+                    f"{path}: authorizer {names[0]}; only AWS_IAM and Lambda authorizers run here"
+                )
+            signed = bool(names) and authorizer is None
+            yield Route("ANY" if method == _ANY else method.upper(), path, function[1], signed, authorizer)
+
+
+def _authorizer(name: str, definition: Mapping[str, Any]) -> Authorizer:
+    """Whatever is not imitated is an error."""
+    sources = definition.get("identitySource") or []
+    found = [_IDENTITY.fullmatch(each) for each in (sources.split(",") if isinstance(sources, str) else sources)]
+    headers = tuple(each[1].lower() for each in found if each)
+    function = _FUNCTION.search(str(definition.get("authorizerUri")))
+    seconds = int(definition.get("authorizerResultTtlInSeconds", -1))
+    imitated = {
+        "type": "request",
+        "authorizerPayloadFormatVersion": "2.0",
+        "enableSimpleResponses": True,
+    }
+    known = {*imitated, "authorizerUri", "authorizerResultTtlInSeconds", "identitySource"}
+    if (
+        definition.keys() != known
+        or any(definition[key] != value for key, value in imitated.items())
+        or function is None
+        or not found
+        or len(headers) != len(found)
+        or not 0 <= seconds <= 3600
+    ):
+        raise NotImplementedError(
+            f"authorizer {name}: only Lambda authorizers with payload 2.0, simple responses, headers as identity "
+            "sources and a time to live of 0 to 3600 seconds run here"
+        )
+    return Authorizer(name, function[1], headers, seconds)
 
 
 def _body(body: bytes, mimetype: str) -> tuple[str | None, bool]:

@@ -17,7 +17,8 @@ import sys
 import threading
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -30,6 +31,8 @@ import moto.cognitoidp.models as cognito
 import moto.dynamodb.models as dynamodb_models
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from joserfc import jwt
+from joserfc.jwk import RSAKey
 from moto.cognitoidp.exceptions import (
     AliasExistsException,
     InvalidParameterException,
@@ -88,6 +91,9 @@ retry_scale = 1.0
 
 endpoint = ""
 """Where the interpreter reaches Lambda and the other services."""
+
+invoke: Callable[[str, bytes], Any] = lambda arn, payload: None  # noqa: E731
+"""Invokes a function: Cognito's triggers."""
 
 access_keys: dict[str, str] = {}
 """The access key that the interpreter signs with, by role ARN of the state machine."""
@@ -351,7 +357,8 @@ def initiate_auth(original: Any, backend: Any, client_id: str, auth_flow: str, a
     pool = _pool_of(backend, client_id)
     if pool:
         _check_sign_in(pool, client_id, auth_flow, auth_parameters)
-    return _challenge(pool, original(backend, client_id, auth_flow, auth_parameters))
+    with _tokens_of(_flow_source(auth_flow)):
+        return _challenge(pool, original(backend, client_id, auth_flow, auth_parameters))
 
 
 @fixes(CognitoIdpBackend)
@@ -367,17 +374,22 @@ def admin_initiate_auth(
     pool = backend.describe_user_pool(user_pool_id)
     if client_id in pool.clients:
         _check_sign_in(pool, client_id, auth_flow, auth_parameters)
-    return _challenge(pool, original(backend, user_pool_id, client_id, auth_flow, auth_parameters))
+    with _tokens_of(_flow_source(auth_flow)):
+        return _challenge(pool, original(backend, user_pool_id, client_id, auth_flow, auth_parameters))
 
 
 @fixes(CognitoIdpBackend)
-def respond_to_auth_challenge(original: Any, backend: Any, session: str, *args: Any, **kwargs: Any) -> Any:
+def respond_to_auth_challenge(
+    original: Any, backend: Any, session: str, client_id: str, challenge_name: str, *args: Any, **kwargs: Any
+) -> Any:
     """A user who was disabled between sign-in and challenge does not get in."""
     if session in backend.sessions:
         username, pool = backend.sessions[session]
         if not pool._get_user(username).enabled:
             raise NotAuthorizedError("User is disabled.")
-    return original(backend, session, *args, **kwargs)
+    new_password = challenge_name == "NEW_PASSWORD_REQUIRED"
+    with _tokens_of("TokenGeneration_NewPasswordChallenge" if new_password else "TokenGeneration_Authentication"):
+        return original(backend, session, client_id, challenge_name, *args, **kwargs)
 
 
 @fixes(CognitoIdpUserPool)
@@ -426,13 +438,134 @@ def create_jwt(
     expires_in: int = 3600,
     extra_data: dict[str, Any] | None = None,
 ) -> Any:
-    """Tokens live as long as the client says."""
+    """Tokens live as long as the client says, and hold the claims that the pre-token-generation trigger adds."""
     config = pool.clients[client_id].extended_config
     kind = {"id": "IdToken", "access": "AccessToken"}[token_use]
     unit = (config.get("TokenValidityUnits") or {}).get(kind, "hours")
     seconds = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}[unit]
     lifetime = int(config.get(f"{kind}Validity") or 0) * seconds or expires_in
-    return original(pool, client_id, username, token_use, lifetime, extra_data)
+    user = pool._get_user(username)
+    claims = dict(extra_data or {})
+    groups, added, suppressed = _overrides(pool, client_id, user, token_use)
+    claims = {name: value for name, value in (claims | added).items() if name not in suppressed}
+    if groups is not None:
+        claims["cognito:groups"] = groups
+    token, lifetime = original(pool, client_id, username, token_use, lifetime, claims)
+    if pool.json_web_key.kid != _MOTO_KEY:
+        said = jwt.decode(token, pool.json_web_key).claims
+        token = jwt.encode({"kid": pool.json_web_key.kid, "alg": "RS256"}, said, pool.json_web_key)
+    return token, lifetime
+
+
+_MOTO_KEY = "dummy"
+_RESERVED = frozenset(
+    {"acr", "amr", "at_hash", "aud", "auth_time", "azp", "client_id", "device_key", "event_id", "exp"}
+)
+_RESERVED |= {"iat", "identities", "iss", "jti", "nbf", "nonce", "origin_jti", "scope", "sub", "token_use", "username"}
+_RESERVED |= {"version"}
+
+
+class InvalidLambdaResponseError(JsonRESTError):
+    """The trigger's answer cannot be used."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("InvalidLambdaResponseException", message)
+
+
+@contextmanager
+def _tokens_of(source: str) -> Iterator[None]:
+    """The tokens that are made in this block belong together: the trigger is asked once for them."""
+    _request.source, _request.details = source, None
+    try:
+        yield
+    finally:
+        _request.source = _request.details = None
+
+
+def _flow_source(flow: str) -> str:
+    return "TokenGeneration_RefreshTokens" if "REFRESH_TOKEN" in flow else "TokenGeneration_Authentication"
+
+
+def _overrides(pool: Any, client_id: str, user: Any, token_use: str) -> tuple[list[str] | None, dict[str, Any], Any]:
+    """Groups (None: as they are), claims to add and claims to leave out; reserved ones stay what they are."""
+    config = (pool.extended_config.get("LambdaConfig") or {}).get("PreTokenGenerationConfig")
+    if not config:
+        return None, {}, ()
+    if getattr(_request, "details", None) is None:
+        _request.details = _pre_token_generation(pool, config, client_id, user)
+    details = _request.details
+    if config["LambdaVersion"] == "V1_0":
+        token = details if token_use == "id" else {}
+    else:
+        token = details.get({"id": "idTokenGeneration", "access": "accessTokenGeneration"}[token_use]) or {}
+    if token.get("scopesToAdd") or token.get("scopesToSuppress"):
+        raise NotImplementedError("the local stack has no scopes")
+    added = token.get("claimsToAddOrOverride") or {}
+    if config["LambdaVersion"] == "V1_0" and not all(isinstance(value, str) for value in added.values()):
+        raise InvalidLambdaResponseError("Unrecognizable lambda output")
+    groups = (details.get("groupOverrideDetails") or {}).get("groupsToOverride")
+    return groups or None, _free(added), _free(dict.fromkeys(token.get("claimsToSuppress") or []))
+
+
+def _free(claims: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in claims.items()
+        if name not in _RESERVED and not name.startswith(("cognito:", "dev:"))
+    }
+
+
+def _pre_token_generation(pool: Any, config: dict[str, str], client_id: str, user: Any) -> dict[str, Any]:
+    """Runs the trigger; no token is made when it fails."""
+    first = config["LambdaVersion"] == "V1_0"
+    groups = [group.group_name for group in user.groups]
+    request: dict[str, Any] = {
+        "userAttributes": {**user.attribute_lookup, "cognito:user_status": user.status},
+        "groupConfiguration": {"groupsToOverride": groups, "iamRolesToOverride": [], "preferredRole": None},
+    }
+    if not first:
+        request["scopes"] = ["aws.cognito.signin.user.admin"]
+    answer_name = "claimsOverrideDetails" if first else "claimsAndScopeOverrideDetails"
+    event = {
+        "version": "1" if first else "2",
+        "triggerSource": getattr(_request, "source", None) or "TokenGeneration_Authentication",
+        "region": pool.region,
+        "userPoolId": pool.id,
+        "userName": user.username,
+        "callerContext": {"awsSdkVersion": "aws-sdk-unknown-unknown", "clientId": client_id},
+        "request": request,
+        "response": {answer_name: None},
+    }
+    try:
+        answer = invoke(config["LambdaArn"], json.dumps(event).encode())
+    except Exception as error:
+        message = f"PreTokenGeneration invocation failed due to error {type(error).__name__}."
+        raise JsonRESTError("UnexpectedLambdaException", message) from None
+    document = json.loads(answer.payload)
+    if answer.failed:
+        message = f"PreTokenGeneration failed with error {document.get('errorMessage')}."
+        raise JsonRESTError("UserLambdaValidationException", message)
+    response = document.get("response") if isinstance(document, dict) else None
+    if not isinstance(response, dict):
+        raise InvalidLambdaResponseError("Unrecognizable lambda output")
+    details: dict[str, Any] = response.get(answer_name) or {}
+    return details
+
+
+def rotate_keys(pool: Any, *, withdraw: bool) -> None:
+    """The pool signs with a new key; the old ones are published as before, or withdrawn."""
+    old = [] if withdraw else _published(pool)
+    pool.json_web_key = RSAKey.generate_key(2048, {"kid": uuid.uuid4().hex, "alg": "RS256", "use": "sig"})
+    pool.published_keys = [*old, pool.json_web_key]
+
+
+def published_keys(pool: Any) -> dict[str, Any]:
+    """The JWKS document of the pool."""
+    return {"keys": [{"alg": "RS256", "use": "sig", **key.as_dict(private=False)} for key in _published(pool)]}
+
+
+def _published(pool: Any) -> list[Any]:
+    return list(getattr(pool, "published_keys", [pool.json_web_key]))
 
 
 def _folded(pool: Any, name: str | None) -> str | None:

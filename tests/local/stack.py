@@ -28,6 +28,7 @@ from urllib.parse import unquote
 import boto3
 from botocore import xform_name
 from botocore.config import Config
+from moto.cognitoidp.models import cognitoidp_backends
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -74,6 +75,7 @@ IGNORED_TYPES = {
 }
 """Resources that nothing here depends on; references to them still resolve."""
 
+_KEYS_PATH = re.compile(r"/([^/]+)/\.well-known/jwks\.json")
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -274,6 +276,7 @@ class LocalStack:
         self.region: str = self.template.pseudo["AWS::Region"]
         self.account_id: str = self.template.pseudo["AWS::AccountId"]
         self.faults = Faults()
+        self.keys_reachable = True
         self._code = code.resolve() if code else None
         self._layers = tuple(layer.resolve() for layer in layers)
         self._schedules: dict[str, tuple[str, bytes | None]] = {}
@@ -306,6 +309,7 @@ class LocalStack:
         self._opened.callback(self._wait_for_end)
         self._functions = LambdaService(endpoint.url, log=log, python=python, python_client=python_client)
         self._opened.callback(self._functions.close)
+        moto_fixes.invoke = self._functions.invoke
         self._opened.callback(self._stop_executions)
 
         for resource in self.template.in_order():
@@ -414,6 +418,10 @@ class LocalStack:
         """Move the creation of a user of the pool, and their temporary password, into the past."""
         moto_fixes.backdate(self.account_id, self.region, self.user_pool_id, username, days)
 
+    def rotate_keys(self, *, withdraw: bool = False) -> None:
+        """From now on the user pool signs with a new key; `withdraw`: tokens of the old ones are worthless."""
+        moto_fixes.rotate_keys(self._pool(self.user_pool_id), withdraw=withdraw)
+
     def put_secret(self, logical_id: str, value: str) -> None:
         """Gives a secret of the template a new value."""
         self.client("secretsmanager").put_secret_value(
@@ -470,6 +478,8 @@ class LocalStack:
     def _answer_aws(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Permission, fault, service: in this order, as the caller of a real service meets them."""
         request = Request(environ)
+        if keys := _KEYS_PATH.fullmatch(request.path):
+            return self._answer_keys(keys[1])(environ, start_response)
         body = request.get_data()
         environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
         call = self._permissions.read(request, body) if self._permissions else None
@@ -494,6 +504,15 @@ class LocalStack:
             return Response(json.dumps(refusal), content_type="application/x-amz-json-1.1")(environ, start_response)
         xml = call is not None and call.xml
         return aws_error(fault.code, fault.message, fault.status, xml=xml)(environ, start_response)
+
+    def _answer_keys(self, pool_id: str) -> Response:
+        """The public keys of a user pool; `keys_reachable` False takes them away."""
+        if not self.keys_reachable:
+            return Response("", 503)
+        return Response(json.dumps(moto_fixes.published_keys(self._pool(pool_id))), content_type="application/json")
+
+    def _pool(self, pool_id: str) -> Any:
+        return cognitoidp_backends[self.account_id][self.region].describe_user_pool(pool_id)
 
     def _answer_invocation(self, request: Request, reference: str, body: bytes) -> Response:
         """Lambda's Invoke."""
@@ -600,8 +619,7 @@ class LocalStack:
         self.template.created(logical_id, made["ARN"], Id=made["ARN"])
 
     def _create_user_pool(self, logical_id: str, properties: dict[str, Any]) -> None:
-        if properties.get("LambdaConfig"):
-            raise TemplateError(f"{logical_id}: Cognito's triggers do not run in the local stack")
+        _check_triggers(logical_id, properties)
         name = self._name(logical_id, properties.pop("UserPoolName", None))
         factors = properties.pop("EnabledMfas", None)
         made = self._call("cognito-idp", "CreateUserPool", {**properties, "PoolName": name})
@@ -803,6 +821,20 @@ class LocalStack:
         moto_fixes.close_clients()
         for client in self._clients.values():
             client.close()
+
+
+def _check_triggers(logical_id: str, properties: Mapping[str, Any]) -> None:
+    """Of Cognito's triggers one runs here, in the versions that its tier has."""
+    triggers = properties.get("LambdaConfig") or {}
+    if triggers.keys() - {"PreTokenGenerationConfig"}:
+        raise TemplateError(
+            f"{logical_id}: of Cognito's triggers only PreTokenGenerationConfig runs in the local stack"
+        )
+    version = triggers.get("PreTokenGenerationConfig", {}).get("LambdaVersion", "V1_0")
+    if version not in ("V1_0", "V2_0"):
+        raise TemplateError(f"{logical_id}: {version} of PreTokenGenerationConfig does not run in the local stack")
+    if version == "V2_0" and properties.get("UserPoolTier") == "LITE":
+        raise TemplateError(f"{logical_id}: the tier LITE has no {version} of PreTokenGenerationConfig")
 
 
 def _variables(properties: Mapping[str, Any]) -> dict[str, str]:
