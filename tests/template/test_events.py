@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.endpoint import Answer, Request, endpoint
+from gateway.endpoint import Answer, Request, UserRequest, endpoint, user_endpoint
 from gateway.step import Deletion, Run
 from tests.handlers import imported
 from tests.template.conftest import answered, application, snake
@@ -20,7 +20,9 @@ TASKS = [(machine.name, name) for machine in APPLICATION.machines for name in ma
 STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@step\n" in text)
 DELETION_STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@deletion_step\n" in text)
 ENDPOINTS = sorted(name for name, text in FUNCTIONS.items() if "\n@endpoint(" in text)
-ROUTES = sorted(name for name, text in FUNCTIONS.items() if text.startswith('"""POST /'))
+USER_ENDPOINTS = sorted(name for name, text in FUNCTIONS.items() if "\n@user_endpoint\n" in text)
+ROUTES = sorted(name for name, text in FUNCTIONS.items() if re.match('"""(POST|GET|DELETE) /', text))
+SUB = "11111111-2222-4333-8444-555555555555"
 
 
 def event(name: str) -> dict[str, Any]:
@@ -78,7 +80,9 @@ def test_the_event_of_a_deletion_step_is_what_the_machine_passes(name: str) -> N
 def test_the_event_of_a_route_is_sent_there(name: str) -> None:
     sent = event(name)
     assert FUNCTIONS[name].startswith(f'"""{sent["routeKey"]}: ')
-    assert sent["routeKey"] == f"POST {sent['rawPath']}"
+    variables = sent.get("pathParameters") or {}
+    assert f"{sent['requestContext']['http']['method']} {sent['rawPath']}" == sent["routeKey"].format(**variables)
+    assert sent["requestContext"]["http"]["path"] == sent["rawPath"]
 
 
 @pytest.mark.parametrize("name", ENDPOINTS)
@@ -99,3 +103,44 @@ def test_the_event_of_an_endpoint_is_a_request_that_it_can_use(name: str, monkey
     assert request.caller == event(name)["requestContext"]["authorizer"]["iam"]["userArn"]
     said = json.loads(event(name)["body"])
     assert {"email": request.email, **{key: request.values[key] for key in said if key != "email"}} == said
+
+
+@pytest.mark.parametrize("name", USER_ENDPOINTS)
+def test_the_event_of_a_users_endpoint_is_a_request_that_it_can_use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[UserRequest] = []
+
+    def keeping(_: Any) -> Any:
+        """The same decorator, around something that only keeps the request."""
+        return user_endpoint(lambda request: requests.append(request) or Answer({}))
+
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr("gateway.endpoint.user_endpoint", keeping)
+    (function,) = (each for each, body in APPLICATION.functions.items() if body["Handler"] == f"{name}.handler")
+    context = SimpleNamespace(function_name=name, aws_request_id="local")
+    answer = imported(function).handler(event(name), context)
+    assert (answer["statusCode"], answer["body"]) == (200, "{}")
+    (request,) = requests
+    asked = {"reserve_dapp": "dapp", "release_dapp": "dapp_in_path", "list_dapps": "next"}[name]
+    assert (request.sub, getattr(request, asked)) == (SUB, "my-dapp")
+    assert event(name)["requestContext"]["authorizer"]["lambda"].keys() == {"sub", "limit", "used"}
+
+
+def test_the_event_of_the_authorizer_is_what_the_api_asks() -> None:
+    """Payload 2.0 of an HTTP API, of a route that users may call."""
+    sent = event("authorize")
+    assert (sent["version"], sent["type"]) == ("2.0", "REQUEST")
+    assert sent["routeKey"] in {event(name)["routeKey"] for name in USER_ENDPOINTS}
+    assert sent["identitySource"] == [sent["headers"]["authorization"]]
+    assert sent["routeArn"].startswith("arn:aws:execute-api:us-east-1:123456789012:")
+    assert "authorizer" not in sent["requestContext"]
+
+
+def test_the_event_of_the_trigger_is_what_cognito_asks() -> None:
+    """Before it gives tokens to a user of ours."""
+    sent = event("add_claims")
+    assert sent["version"] in ("2", "3")
+    assert sent["triggerSource"].startswith("TokenGeneration_")
+    assert sent["request"]["userAttributes"].keys() >= {"sub", "custom:num_dapps", "custom:payment_status"}
+    answer = imported("AddClaimsFunction").handler(sent, None)
+    assert answer is sent
+    assert answer["response"].keys() == {"claimsAndScopeOverrideDetails"}

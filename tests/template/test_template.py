@@ -27,16 +27,23 @@ OURS = {
     "custom:disabled_by",
 }
 OUTPUTS = {"WebhookUrl", "OperatorApi", "OperatorApiArn", "UserPoolId", "UserPoolClientId", "StateMachineArn"}
-OUTPUTS |= {"OffboardingStateMachineArn", "OrdersTable"}
+OUTPUTS |= {"OffboardingStateMachineArn", "OrdersTable", "DappsUrl"}
+FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddClaimsFunction"}
 WEBHOOK = ("POST", "/create")
 OPERATORS = {("POST", "/read"), ("POST", "/update"), ("POST", "/delete"), ("POST", "/hold")}
+USERS = {("POST", "/dapps"), ("GET", "/dapps"), ("DELETE", "/dapps/{id}")}
+# Authorizers of any API of this account, in this region.
+AUTHORIZERS = "arn:${AWS::Partition}:execute-api:${AWS::Region}:${AWS::AccountId}:*/authorizers/*"
 API_SECONDS = 30  # an HTTP API waits no longer for an answer
+AUTHORIZER_SECONDS, TRIGGER_SECONDS = 10, 5  # nor for an authorizer's, nor Cognito for a trigger's
 SPARE_SECONDS = 5  # between the end of a writing Lambda and the end of its lease
 # MarkFulfilled has to close ten thousand orders, but holds the lease around publishing alone, and writes no user under
 # it: where it expires all the same, a notice is published twice, with one id.
 MAY_OUTLIVE_ITS_LEASE = {"MarkFulfilledFunction"}
+WITHOUT_LEDGER = {"AddClaimsFunction"}  # is given the table's name, as every function is, and asks nobody
+READERS = ("required", "whole_number", "one_of", "optional")
 USER_WRITES = ("create", "update", "enable", "disable", "sign_out", "rename", "invite_again", "delete", "link", "hold")
-USER_WRITES += ("record_change", "bury", "bury_person")
+USER_WRITES += ("record_change", "bury", "bury_person", "set_live", "lift")
 
 
 def listed(value: Any) -> list[Any]:
@@ -71,7 +78,7 @@ def _settings_read(app: Application, function: str) -> set[str]:
     left = [app.source_of(function)]
     while left:
         source = left.pop()
-        read.update(calls(source, "required", "whole_number", "one_of", "optional"))
+        read.update(each for each in calls(source, *READERS) if not each.startswith("AWS_"))  # botocore's own
         for module in imports(source) - seen:
             seen.add(module)
             path = f"{module.replace('.', '/')}.py"
@@ -203,7 +210,7 @@ def variables_are_read_and_given(app: Application) -> list[str]:
     for name, function in app.functions.items():
         given = function.get("Environment", {}).get("Variables", {}).keys()
         given = {variable for variable in given if not variable.startswith("POWERTOOLS_")}
-        read = _settings_read(app, name)
+        read = _settings_read(app, name) | ({"ORDERS_TABLE"} if name in WITHOUT_LEDGER else set())
         problems += [f"{name} reads {variable}, which it is not given" for variable in sorted(read - given)]
         problems += [f"{name} is given {variable}, which it does not read" for variable in sorted(given - read)]
     return problems
@@ -317,7 +324,7 @@ def the_only_open_route_is_the_webhook(app: Application) -> list[str]:
     ]
     if WEBHOOK in routes and _authorizers(routes[WEBHOOK]) != [set()]:
         problems.append("Stripe cannot get in")
-    return problems + [f"{' '.join(route)} is not there" for route in {WEBHOOK, *OPERATORS} - routes.keys()]
+    return problems + [f"{' '.join(route)} is not there" for route in {WEBHOOK, *OPERATORS, *USERS} - routes.keys()]
 
 
 def operators_sign_what_they_ask(app: Application) -> list[str]:
@@ -327,8 +334,79 @@ def operators_sign_what_they_ask(app: Application) -> list[str]:
     return [
         f"{method} {path} is not IAM-authorised"
         for (method, path), operation in _routes(app).items()
-        if (method, path) != WEBHOOK and not all(len(way) == 1 and way <= iam for way in _authorizers(operation))
+        if (method, path) != WEBHOOK
+        and not _is_for_users(path)
+        and not all(len(way) == 1 and way <= iam for way in _authorizers(operation))
     ]
+
+
+def users_show_their_token(app: Application) -> list[str]:
+    """To the authorizer, which says whether they may at this very moment."""
+    return [
+        f"{method} {path} does not ask the authorizer"
+        for (method, path), operation in _routes(app).items()
+        if _is_for_users(path) and _authorizers(operation) != [{"LiveAccess"}]
+    ]
+
+
+def _is_for_users(path: str) -> bool:
+    return path.split("/")[1] == "dapps"
+
+
+def the_authorizer_is_asked_as_it_answers(app: Application) -> list[str]:
+    """With payload 2.0, which it answers simply, and the header that it reads; as seldom as the parameter says."""
+    schemes = [scheme for api in _apis(app) for scheme in api["components"]["securitySchemes"].items()]
+    asked = [each["x-amazon-apigateway-authorizer"] for name, each in schemes if name == "LiveAccess"]
+    problems = [] if asked else ["there is no authorizer"]
+    for each in asked:
+        checks = {
+            "is asked for something else than requests": each.get("type") == "request",
+            "is another function": "AuthorizeFunction" in _texts(each.get("authorizerUri")),
+            "gets another payload": each.get("authorizerPayloadFormatVersion") == "2.0",
+            "answers with a policy": each.get("enableSimpleResponses") is True,
+            "knows tokens by something else": each.get("identitySource") == ["$request.header.Authorization"],
+            "is kept for some time": each.get("authorizerResultTtlInSeconds") == {"Ref": "AuthorizerCacheSeconds"},
+        }
+        problems += [f"the authorizer {problem}" for problem, fine in checks.items() if not fine]
+    if app.template["Parameters"]["AuthorizerCacheSeconds"].get("Default") != 0:
+        problems.append("the authorizer's answers are kept although nobody said so")
+    return problems
+
+
+def functions_are_invoked_from_this_account_only(app: Application) -> list[str]:
+    permissions = app.resources("AWS::Lambda::Permission")
+    problems = [
+        f"{name}: somebody else's {permission['Principal']} may invoke it"
+        for name, permission in permissions.items()
+        if "Fn::GetAtt" not in permission.get("SourceArn", {})
+        and not any(":${AWS::AccountId}:" in text for text in _texts(permission.get("SourceArn")))
+    ]
+    expected = {"Action": "lambda:InvokeFunction", "FunctionName": {"Ref": "AuthorizeFunction"}}
+    expected |= {"Principal": "apigateway.amazonaws.com", "SourceArn": {"Fn::Sub": AUTHORIZERS}}
+    if permissions.get("AuthorizePermission") != expected:
+        problems.append("not exactly the authorizers of this account's APIs may ask the authorizer")
+    return problems
+
+
+def claims_come_with_the_pool_that_is_made_here(app: Application) -> list[str]:
+    """A pool of yours has triggers of yours. The tier Lite knows the first version only."""
+    resources = app.template["Resources"]
+    pools = app.resources("AWS::Cognito::UserPool")
+    trigger = {"LambdaArn": {"Fn::GetAtt": ["AddClaimsFunction", "Arn"]}}
+    trigger |= {"LambdaVersion": {"Fn::If": ["LiteUserPool", "V1_0", "V2_0"]}}
+    allowed = app.resources("AWS::Lambda::Permission").get("AddClaimsPermission", {})
+    checks = {
+        "a pool that nobody asked for": all(resources[name].get("Condition") == "CreateUserPool" for name in pools),
+        "a pool without the claims": all(
+            pool.get("LambdaConfig") == {"PreTokenGenerationConfig": trigger} for pool in pools.values()
+        ),
+        "a pool of another tier": all(pool.get("UserPoolTier") == {"Ref": "UserPoolTier"} for pool in pools.values()),
+        "versions by something else than the tier": app.template["Conditions"]["LiteUserPool"]
+        == {"Fn::Equals": [{"Ref": "UserPoolTier"}, "LITE"]},
+        "a pool that may not ask for them": (allowed.get("Principal"), allowed.get("FunctionName"))
+        == ("cognito-idp.amazonaws.com", {"Ref": "AddClaimsFunction"}),
+    }
+    return [problem for problem, fine in checks.items() if not fine]
 
 
 def answers_are_in_time(app: Application) -> list[str]:
@@ -342,11 +420,21 @@ def answers_are_in_time(app: Application) -> list[str]:
             for name in called
             if app.functions[name]["Timeout"] >= API_SECONDS
         ]
+    if app.functions["AuthorizeFunction"]["Timeout"] > AUTHORIZER_SECONDS:
+        problems.append("nobody waits any more when the authorizer answers")
+    if app.functions["AddClaimsFunction"]["Timeout"] > TRIGGER_SECONDS:
+        problems.append("Cognito does not wait any more for the claims")
     return problems
 
 
 def outputs_are_there(app: Application) -> list[str]:
-    return [f"the output {name} is missing" for name in sorted(OUTPUTS - app.template["Outputs"].keys())]
+    outputs = app.template["Outputs"]
+    problems = [f"the output {name} is missing" for name in sorted(OUTPUTS - outputs.keys())]
+    return problems + [
+        f"the output {name} does not name {function}"
+        for name, function in FUNCTION_OUTPUTS.items()
+        if outputs.get(name, {}).get("Value") != {"Fn::GetAtt": [function, "Arn"]}
+    ]
 
 
 def parameters_say_what_they_mean(app: Application) -> list[str]:
@@ -419,12 +507,28 @@ def _route(path: str, **operations: Any) -> Break:
     return lambda app: _api(app)["paths"].update({path: operations})
 
 
-def _security(path: str, *security: dict[str, Any]) -> Break:
-    return lambda app: _api(app)["paths"][path]["post"].update(security=list(security))
+def _security(path: str, *security: dict[str, Any], method: str = "post") -> Break:
+    return lambda app: _api(app)["paths"][path][method].update(security=list(security))
 
 
 def _scheme(**changes: Any) -> Break:
     return lambda app: _api(app)["components"]["securitySchemes"]["AWS_IAM"].update(changes)
+
+
+def _authorizer(**changes: Any) -> Break:
+    def breaks(app: Application) -> None:
+        _api(app)["components"]["securitySchemes"]["LiveAccess"]["x-amazon-apigateway-authorizer"].update(changes)
+
+    return breaks
+
+
+def _trigger(**changes: Any) -> Break:
+    config = "PreTokenGenerationConfig"
+    return lambda app: app.resources("AWS::Cognito::UserPool")["UserPool"]["LambdaConfig"][config].update(changes)
+
+
+def _output(name: str, value: Any) -> Break:
+    return lambda app: app.template["Outputs"][name].update(Value=value)
 
 
 def _machine(name: str, **changes: Any) -> Break:
@@ -473,7 +577,14 @@ BROKEN: list[tuple[Rule, Break]] = [
     ),
     *(
         (leases_outlive_their_writers, _resource(name, Timeout=LEASE_SECONDS - SPARE_SECONDS))
-        for name in ("CreateUserFunction", "DeleteUserFunction", "HoldUserFunction", "WriteTombstoneFunction")
+        for name in (
+            "CreateUserFunction",
+            "SetLiveAccessFunction",
+            "DeleteUserFunction",
+            "HoldUserFunction",
+            "UpdateOrdersFunction",
+            "WriteTombstoneFunction",
+        )
     ),
     (
         leases_outlive_their_writers,
@@ -489,6 +600,13 @@ BROKEN: list[tuple[Rule, Break]] = [
     (variables_are_read_and_given, _source("lookup_user.py", '"EMAIL_CHANGE"', '"EMAIL_CHANGES"')),
     (variables_are_read_and_given, _source("delete_account.py", '"LOG_RETENTION_DAYS"', '"LOG_DAYS"')),
     (variables_are_read_and_given, _source("mark_fulfilled.py", 'optional("PAYMENT', 'optional("OTHER')),
+    (
+        variables_are_read_and_given,
+        _source("gateway/tokens.py", "class Tokens", "COLOUR = required('COLOUR')\n\n\nclass Tokens"),
+    ),
+    (variables_are_read_and_given, _variable("AuthorizeFunction", lambda given: given.pop("TOKEN_ISSUER"))),
+    (variables_are_read_and_given, _variable("AddClaimsFunction", lambda given: given.update(USER_POOL_ID="pool"))),
+    (variables_are_read_and_given, _source("authorize.py", '"TOKEN_USE"', '"TOKEN_USES"')),
     (
         variables_are_read_and_given,
         _source("gateway/people.py", "def user_of", "COLOUR = required('COLOUR')\n\n\ndef user_of"),
@@ -526,13 +644,78 @@ BROKEN: list[tuple[Rule, Break]] = [
     ),
     (the_only_open_route_is_the_webhook, _security("/create", {"AWS_IAM": []})),
     (the_only_open_route_is_the_webhook, lambda app: _api(app)["paths"].pop("/hold")),
+    (the_only_open_route_is_the_webhook, lambda app: _api(app)["paths"]["/dapps"].pop("get")),
+    (the_only_open_route_is_the_webhook, _security("/dapps/{id}", method="delete")),
     (operators_sign_what_they_ask, _security("/read", {"Visitors": []})),
     (operators_sign_what_they_ask, _security("/read", {"AWS_IAM": []}, {"Visitors": []})),
     (operators_sign_what_they_ask, _security("/read", {"NONE": []})),
+    (operators_sign_what_they_ask, _security("/hold", {"LiveAccess": []})),
+    (operators_sign_what_they_ask, _route("/dapp", post={"security": [{"LiveAccess": []}]})),
     (operators_sign_what_they_ask, _scheme(**{"x-amazon-apigateway-authtype": "custom"})),
+    *(
+        (users_show_their_token, _security(path, *security, method=method.lower()))
+        for method, path in sorted(USERS)
+        for security in ([{"AWS_IAM": []}], [{"LiveAccess": []}, {"AWS_IAM": []}], [{"NONE": []}], [])
+    ),
+    (users_show_their_token, _route("/dapps/all", get={"security": [{"AWS_IAM": []}]})),
+    (the_authorizer_is_asked_as_it_answers, _authorizer(type="token")),
+    (
+        the_authorizer_is_asked_as_it_answers,
+        _authorizer(authorizerUri={"Fn::Sub": "${ReserveDappFunction.Arn}/invocations"}),
+    ),
+    (the_authorizer_is_asked_as_it_answers, _authorizer(authorizerPayloadFormatVersion="1.0")),
+    (the_authorizer_is_asked_as_it_answers, _authorizer(enableSimpleResponses=False)),
+    (the_authorizer_is_asked_as_it_answers, _authorizer(identitySource=["$request.querystring.token"])),
+    (the_authorizer_is_asked_as_it_answers, _authorizer(authorizerResultTtlInSeconds=300)),
+    (
+        the_authorizer_is_asked_as_it_answers,
+        lambda app: app.template["Parameters"]["AuthorizerCacheSeconds"].update(Default=300),
+    ),
+    (
+        the_authorizer_is_asked_as_it_answers,
+        lambda app: _api(app)["components"]["securitySchemes"].pop("LiveAccess"),
+    ),
+    (functions_are_invoked_from_this_account_only, _lacking("AuthorizePermission", "SourceArn")),
+    (functions_are_invoked_from_this_account_only, _lacking("AddClaimsPermission", "SourceArn")),
+    (
+        functions_are_invoked_from_this_account_only,
+        _resource("AuthorizePermission", SourceArn={"Fn::Sub": AUTHORIZERS.replace("${AWS::AccountId}", "*")}),
+    ),
+    (
+        functions_are_invoked_from_this_account_only,
+        _resource("AuthorizePermission", SourceArn={"Fn::Sub": AUTHORIZERS.removesuffix("/authorizers/*")}),
+    ),
+    (functions_are_invoked_from_this_account_only, _resource("AuthorizePermission", Principal="*")),
+    (
+        functions_are_invoked_from_this_account_only,
+        lambda app: app.template["Resources"].pop("AuthorizePermission"),
+    ),
+    (claims_come_with_the_pool_that_is_made_here, _body("UserPool", Condition="LiteUserPool")),
+    (claims_come_with_the_pool_that_is_made_here, _lacking("UserPool", "LambdaConfig")),
+    (claims_come_with_the_pool_that_is_made_here, _lacking("UserPool", "UserPoolTier")),
+    (claims_come_with_the_pool_that_is_made_here, _trigger(LambdaVersion="V2_0")),
+    (
+        claims_come_with_the_pool_that_is_made_here,
+        _trigger(LambdaVersion={"Fn::If": ["LiteUserPool", "V2_0", "V1_0"]}),
+    ),
+    (
+        claims_come_with_the_pool_that_is_made_here,
+        _trigger(LambdaArn={"Fn::GetAtt": ["AuthorizeFunction", "Arn"]}),
+    ),
+    (
+        claims_come_with_the_pool_that_is_made_here,
+        lambda app: app.template["Conditions"].update(LiteUserPool={"Fn::Equals": [{"Ref": "UserPoolTier"}, "PLUS"]}),
+    ),
+    (claims_come_with_the_pool_that_is_made_here, lambda app: app.template["Resources"].pop("AddClaimsPermission")),
     (answers_are_in_time, _resource("DeleteAccountFunction", Timeout=30)),
+    (answers_are_in_time, _resource("ReserveDappFunction", Timeout=30)),
+    (answers_are_in_time, _resource("AuthorizeFunction", Timeout=11)),
+    (answers_are_in_time, _resource("AddClaimsFunction", Timeout=6)),
     (answers_are_in_time, lambda app: _api(app)["paths"]["/read"]["post"].pop("x-amazon-apigateway-integration")),
     *((outputs_are_there, lambda app, name=name: app.template["Outputs"].pop(name)) for name in sorted(OUTPUTS)),
+    *((outputs_are_there, lambda app, name=name: app.template["Outputs"].pop(name)) for name in FUNCTION_OUTPUTS),
+    (outputs_are_there, _output("AuthorizerArn", {"Ref": "AuthorizeFunction"})),
+    (outputs_are_there, _output("AddClaimsArn", {"Fn::GetAtt": ["AuthorizeFunction", "Arn"]})),
     (parameters_say_what_they_mean, lambda app: app.template["Parameters"]["MaxDapps"].pop("Description")),
     (
         nothing_secret_is_written_down,
@@ -560,7 +743,8 @@ def test_every_lease_has_a_writer() -> None:
     tasks = [(name, task) for machine in app.machines for name, task in machine.tasks.items()]
     looked_at_again = {f"{name}Function" for name, task in tasks if task["Next"] == "ReadBilling"}
     deleting = {"WriteTombstoneFunction", "DeleteUserFunction"}
-    assert writers == looked_at_again | deleting | {"HoldUserFunction"} | MAY_OUTLIVE_ITS_LEASE
+    operators = {"HoldUserFunction", "UpdateOrdersFunction"}
+    assert writers == looked_at_again | deleting | operators | MAY_OUTLIVE_ITS_LEASE
 
 
 # ------------------------------------------------------------------ cfn-lint

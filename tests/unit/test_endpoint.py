@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gateway import errors
-from gateway.endpoint import MAX_BODY, Answer, Request, endpoint, flag, said, text
-from gateway.errors import GatewayError
+from gateway.endpoint import MAX_BODY, Answer, Request, UserRequest, endpoint, flag, said, text, user_endpoint
+from gateway.errors import GatewayError, LedgerRejected, LedgerThrottled
 from tests.unit.operators import CALLER, HOSTILE, UNPRINTABLE, Operators
 
 Json = dict[str, Any]
@@ -239,6 +239,7 @@ PASSING = {
     "StartUnavailable",
     "NoticeThrottled",
     "NoticeUnavailable",
+    "KeysUnavailable",
     "PersonBusy",
 }
 OURS = {"AccountUnknown": 404, "AccountAmbiguous": 409, "DeletionUnderWay": 409, "RequestInvalid": 400}
@@ -294,6 +295,180 @@ class TestLog:
 def test_an_answer_has_the_status_it_says(desk: Desk) -> None:
     desk.answer = Answer({"state": "RUNNING"}, 202)
     assert desk.ask() == (202, {"state": "RUNNING"})
+
+
+# ------------------------------------------------------------------ users
+
+SUB = "11111111-2222-4333-8444-555555555555"
+AUTHORISED = {"authorizer": {"lambda": {"sub": SUB, "limit": 5, "used": 1}}}
+IDS = ["a", "Z9", "0", "my-dapp", "a.b", "a..", "urn:dapp:1", "A_b-C.d:e", "x" * 128]
+NO_IDS: list[object] = [
+    *(0, 1, 1.5, True, False, [], ["a"], {}, {"S": "a"}),
+    *("", " ", ".", "..", "a/b", "/", "-a", "_a", ":a", ".a", "a b", " a", "a ", "a\n", "\na", "x" * 129),
+    *("é", "aé", "Ａ", "а", "١", "a\u200b", "\ud800", "a#b", "a%2Fb", "a+b", "a\\b", "a,b", "a;b", 'a"b', "a?b"),
+    *(each for each in (*HOSTILE, *UNPRINTABLE) if each not in ("x" * 63,)),
+]
+WRONG_ID = "id must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
+
+
+class Counter:
+    """What users ask of: it reads of a request what it is told to, and answers that."""
+
+    def __init__(self, read: Callable[[UserRequest], object]) -> None:
+        self.asked: list[UserRequest] = []
+
+        @user_endpoint
+        def handler(request: UserRequest) -> Answer:
+            self.asked.append(request)
+            return Answer({"sub": request.sub, "read": read(request)})
+
+        self._handler = handler
+
+    def send(self, event: Json) -> tuple[int, Json]:
+        answer = self._handler(event, CONTEXT)
+        assert answer.keys() == {"statusCode", "headers", "body"}
+        assert answer["headers"] == {"content-type": "application/json", "cache-control": "no-store"}
+        return answer["statusCode"], json.loads(answer["body"])
+
+    def ask(self, body: object = None, **envelope: Any) -> tuple[int, Json]:
+        return self.send(request(body, **{"requestContext": AUTHORISED, **envelope}))
+
+    def refused(self, body: object = None, **envelope: Any) -> str:
+        """The message of a 400."""
+        status, said = self.ask(body, **envelope)
+        assert (status, said["error"]) == (400, "RequestInvalid")
+        return str(said["message"])
+
+
+@pytest.fixture
+def body() -> Counter:
+    return Counter(lambda request: request.dapp)
+
+
+@pytest.fixture
+def path() -> Counter:
+    return Counter(lambda request: request.dapp_in_path)
+
+
+@pytest.fixture
+def page() -> Counter:
+    return Counter(lambda request: request.next)
+
+
+class TestUserRequest:
+    @pytest.mark.parametrize(
+        "context",
+        [
+            None,
+            {},
+            {"authorizer": None},
+            {"authorizer": {}},
+            {"authorizer": {"lambda": None}},
+            {"authorizer": {"lambda": {}}},
+            {"authorizer": {"lambda": {"sub": None}}},
+            {"authorizer": {"lambda": {"sub": ""}}},
+            {"authorizer": {"lambda": {"reason": "inactive"}}},
+            {"authorizer": {"jwt": {"claims": {"sub": SUB}}}},
+            {"authorizer": {"sub": SUB}},
+            {"authorizer": {"iam": {"userArn": CALLER}}},
+            {"lambda": {"sub": SUB}},
+        ],
+    )
+    @pytest.mark.parametrize("said", ['{"id": "a"}', "{"])
+    def test_that_nobody_authorised_is_refused_before_anything_is_read(
+        self, body: Counter, context: Json | None, said: str
+    ) -> None:
+        status, answer = body.ask(said, requestContext=context)
+        assert (status, answer["error"]) == (403, "NotSigned")
+        assert body.asked == []
+
+    def test_without_any_context_is_refused(self, body: Counter) -> None:
+        assert body.send({"body": '{"id": "a"}'})[0] == 403
+
+    def test_of_a_user_does_not_pass_for_an_operators(self, desk: Desk) -> None:
+        sent = request(json.dumps({"email": EMAIL, "hold": True}), requestContext=AUTHORISED)
+        assert desk.send(sent)[0] == 403
+
+    @pytest.mark.parametrize("name", IDS)
+    def test_names_a_dapp_in_its_body_its_path_or_as_the_page_before(
+        self, body: Counter, path: Counter, page: Counter, name: str
+    ) -> None:
+        expected = (200, {"sub": SUB, "read": name})
+        assert body.ask(json.dumps({"id": name})) == expected
+        encoded = base64.b64encode(json.dumps({"id": name}).encode()).decode()
+        assert body.ask(encoded, isBase64Encoded=True) == expected
+        assert path.ask(pathParameters={"id": name}) == expected
+        assert page.ask(queryStringParameters={"next": name}) == expected
+
+    @pytest.mark.parametrize("name", NO_IDS, ids=ascii)
+    def test_of_a_wrong_name_is_refused_and_does_not_repeat_it(
+        self, body: Counter, path: Counter, page: Counter, name: object, lines: list[str]
+    ) -> None:
+        assert body.refused(json.dumps({"id": name})) == WRONG_ID
+        if isinstance(name, str):
+            assert path.refused(pathParameters={"id": name}) == WRONG_ID
+            assert page.refused(queryStringParameters={"next": name}) == WRONG_ID
+            assert len(name) < 6 or not any(name in line for line in lines)
+
+    @pytest.mark.parametrize("said", ["{}", '{"id": null}'])
+    def test_without_a_name_is_refused(self, body: Counter, said: str) -> None:
+        assert body.refused(said) == "id is missing"
+
+    @pytest.mark.parametrize("parameters", [None, {}, {"name": "a"}])
+    def test_of_a_route_without_a_name_is_refused(self, path: Counter, parameters: Json | None) -> None:
+        assert path.refused('{"id": "a"}', pathParameters=parameters) == "id is missing"
+        assert path.refused('{"id": "a"}') == "id is missing"
+
+    @pytest.mark.parametrize("parameters", [None, {}, {"limit": "9"}])
+    def test_of_the_first_page_names_none(self, page: Counter, parameters: Json | None) -> None:
+        assert page.ask(queryStringParameters=parameters) == (200, {"sub": SUB, "read": None})
+        assert page.ask() == (200, {"sub": SUB, "read": None})
+
+    @pytest.mark.parametrize("more", ["sub", "limit", "used", "Id", "__class__", "markedfield"])
+    def test_knows_no_other_field(self, body: Counter, more: str) -> None:
+        assert body.refused(json.dumps({"id": "a", more: 1})) == 'the body knows one field, "id"'
+
+    @pytest.mark.parametrize(
+        ("said", "message"),
+        [
+            *((each, "the body is not JSON") for each in (None, "", " ", "{", "id=a", "{'id': 'a'}", "\ud800", "\x00")),
+            *((each, "the body is not a JSON object") for each in ("null", "true", "1", '"a"', "[]", '["a"]')),
+        ],
+    )
+    def test_that_is_no_json_object_is_refused(self, body: Counter, said: str | None, message: str) -> None:
+        assert body.refused(said) == message
+
+    @pytest.mark.parametrize("said", ["*", "YQ", base64.b64encode(b"\xff\xfe{").decode()])
+    def test_that_is_no_base64_is_refused(self, body: Counter, said: str) -> None:
+        assert body.refused(said, isBase64Encoded=True) == "the body is not JSON"
+
+    @pytest.mark.parametrize("encoded", [False, True])
+    def test_may_be_so_large_and_no_larger(self, body: Counter, encoded: bool) -> None:
+        for size, status in ((MAX_BODY, 200), (MAX_BODY + 1, 413)):
+            padded = b'{"id": "a"}'.ljust(size)
+            sent = base64.b64encode(padded) if encoded else padded
+            assert body.ask(sent.decode(), isBase64Encoded=encoded)[0] == status
+
+    def test_of_no_body_is_not_read_where_none_is_needed(self, path: Counter, page: Counter) -> None:
+        assert path.ask("{", pathParameters={"id": "a"})[0] == 200
+        assert page.ask("x" * (MAX_BODY + 1))[0] == 200
+
+    def test_is_logged_with_who_asked(self, body: Counter, lines: list[str]) -> None:
+        body.ask(json.dumps({"id": "a", "markedfield": "markedvalue"}))
+        assert json.loads(lines[-1]).items() >= {"caller": SUB, "status": 400, "request_id": "request-1"}.items()
+        assert not any("marked" in line for line in lines)
+        body.ask('{"id": "a"}', requestContext={})
+        assert json.loads(lines[-1]).get("caller") is None
+
+    @pytest.mark.parametrize("error", [LedgerThrottled("later"), LedgerRejected("never"), ValueError(EMAIL)])
+    def test_fails_like_an_operators(self, error: Exception, lines: list[str]) -> None:
+        def fail(_: UserRequest) -> None:
+            raise error
+
+        status, answer = Counter(fail).ask()
+        names = {LedgerThrottled: (503, "LedgerThrottled"), LedgerRejected: (502, "LedgerRejected")}
+        assert (status, answer["error"]) == names.get(type(error), (500, "UnexpectedError"))
+        assert not any(EMAIL in line for line in [*lines, answer["message"]])
 
 
 class TestEveryEndpoint:

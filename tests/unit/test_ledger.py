@@ -1,7 +1,12 @@
 """gateway.ledger: the table of template.yaml, written and read as the functions do."""
 
+import inspect
 import json
+import random
+import string
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
 from gateway import events
-from gateway.access import Before, Invitation
+from gateway.access import Before, Invitation, Live
 from gateway.errors import (
     CognitoRejected,
     CognitoThrottled,
@@ -43,6 +48,7 @@ from gateway.ledger import (
 NOW = 1_790_000_000
 ENDING = {"execution": "arn:run", "outcome": "enabled", "reason": "sub_1 active"}
 STANDS = {"enabled": True, "dapp_limit": 5, "payment_status": "ACTIVE"}
+BAN = {"reason": "spam", "requested_by": "jo", "at": NOW}
 
 ORDER = Order(
     event_id="evt_1",
@@ -847,7 +853,7 @@ class TestLease:
 
     def test_outlives_the_functions_that_hold_it(self, template: dict[str, Any], resources: dict[str, Any]) -> None:
         holders = ("CreateUser", "LinkUser", "EnableUser", "DisableUser", "SetDappLimit")
-        holders += ("ResendInvitation", "ChangeEmail")
+        holders += ("ResendInvitation", "ChangeEmail", "SetLiveAccess", "UpdateOrders", "HoldUser")
         usual = template["Globals"]["Function"]["Timeout"]
         assert max(resources[f"{name}Function"].get("Timeout", usual) for name in holders) < LEASE_SECONDS
 
@@ -1117,7 +1123,9 @@ class TestErasure:
     ) -> None:
         ledger.link(["cus_1"], "u-1", replacing=None, before={"enabled": True, "dapp_limit": 2, "payment_status": ""})
         ledger.told("u-1", STANDS, 1)
-        ledger.hold("u-1", {"reason": "spam", "requested_by": "jo", "at": NOW})
+        ledger.set_live("u-1", Live(True, 5), NOW)
+        ledger.reserve_dapp("u-1", "a", NOW)
+        ledger.hold("u-1", BAN)
         settle(ledger, NOW)
         ledger.erase_person("u-1", NOW)
         assert ledger.person("u-1") == Person("u-1", frozenset(), deleted_at=NOW, erased=True)
@@ -1131,17 +1139,325 @@ class TestErasure:
 
 
 class TestHold:
-    BAN = {"reason": "spam", "requested_by": "jo", "at": NOW}
-
     @pytest.mark.parametrize("known", [True, False])
     def test_is_kept_until_it_is_lifted(self, ledger: Ledger, known: bool) -> None:
         if known:
             ledger.link(["cus_1"], "u-1", replacing=None)
-        for ban in (self.BAN, None):
-            ledger.hold("u-1", ban)
-            found = ledger.person("u-1")
-            assert found is not None
-            assert (found.held, found.parties) == (ban, {"cus_1"} if known else frozenset())
+        parties = frozenset({"cus_1"} if known else ())
+        ledger.hold("u-1", BAN)
+        assert ledger.person("u-1") == Person("u-1", parties, held=BAN, signed_out_at=NOW)
+        ledger.lift("u-1")
+        assert ledger.person("u-1") == Person("u-1", parties, signed_out_at=NOW)
+
+    def test_takes_all_access_away_in_the_same_write(self, ledger: Ledger) -> None:
+        ledger.set_live("u-1", Live(True, 5), NOW - 60)
+        ledger.hold("u-1", BAN)
+        found = person(ledger)
+        assert (found.live, found.barred) == (Live(), "held")
+
+    def test_that_is_lifted_gives_no_access_by_itself(self, ledger: Ledger) -> None:
+        ledger.set_live("u-1", Live(True, 5), NOW - 60)
+        ledger.hold("u-1", BAN)
+        ledger.lift("u-1")
+        assert person(ledger).barred == "inactive"
+        ledger.set_live("u-1", Live(True, 5), NOW + 60)
+        assert [person(ledger).refusal(NOW + at) for at in (-1, 0, 1)] == ["signed_out", "signed_out", None]
+
+    def test_bars_also_whom_billing_lets_in_meanwhile(self, ledger: Ledger) -> None:
+        ledger.hold("u-1", BAN)
+        ledger.set_live("u-1", Live(True, 5), NOW + 60)
+        assert person(ledger).barred == "held"
+
+    def test_of_nobody_known_is_lifted_without_making_anybody(self, ledger: Ledger) -> None:
+        ledger.lift("u-1")
+        assert ledger.person("u-1") is None
+
+
+def person(ledger: Ledger, sub: str = "u-1") -> Person:
+    found = ledger.person(sub)
+    assert found is not None
+    return found
+
+
+class TestLive:
+    """What the authorizer lets a user do."""
+
+    @pytest.mark.parametrize("live", [Live(True, 5), Live(True, 0), Live(False, 0), Live(False, 5)])
+    @pytest.mark.parametrize("known", [True, False])
+    def test_is_what_was_written_last(self, ledger: Ledger, known: bool, live: Live) -> None:
+        if known:
+            ledger.link(["cus_1"], "u-1", replacing=None)
+            settle(ledger, NOW + 60)
+        before = ledger.person("u-1") or Person("u-1", frozenset())
+        for each in (Live(True, 9), live):
+            ledger.set_live("u-1", each, NOW)
+        assert ledger.person("u-1") == replace(before, live=live, signed_out_at=0 if live.active else NOW)
+
+    def test_of_whom_nothing_was_written_is_none(self, ledger: Ledger) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        found = person(ledger)
+        assert (found.live, found.used, found.signed_out_at, found.barred) == (Live(), 0, 0, "inactive")
+
+    def test_that_ends_takes_the_tokens_from_before_with_it_for_ever(self, ledger: Ledger) -> None:
+        for live, at in (
+            (Live(True, 5), NOW - 60),
+            (Live(), NOW),
+            (Live(True, 5), NOW + 60),
+            (Live(True, 6), NOW + 90),
+        ):
+            ledger.set_live("u-1", live, at)
+        assert person(ledger).signed_out_at == NOW
+        assert [person(ledger).refusal(NOW + at) for at in (-1, 0, 1)] == ["signed_out", "signed_out", None]
+
+    def test_that_ends_again_takes_more_of_them(self, ledger: Ledger) -> None:
+        for at in (NOW, NOW + 60):
+            ledger.set_live("u-1", Live(), at)
+        assert person(ledger).signed_out_at == NOW + 60
+
+    @pytest.mark.parametrize("live", [Live(True, 5), Live()])
+    def test_is_kept_with_the_change_that_it_is_part_of(
+        self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]], live: Live
+    ) -> None:
+        ledger.set_live("u-1", live, NOW, Change(STANDS, {**STANDS, "dapp_limit": 9}, "why", "arn:run"))
+        change = {"before": STANDS, "after": {**STANDS, "dapp_limit": 9}, "reason": "why", "execution": "arn:run"}
+        assert row("PERSON#u-1", "PERSON")["last_change"] == change | {"at": NOW}
+        assert person(ledger).live == live
+
+    def test_without_a_change_leaves_the_last_one(
+        self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]
+    ) -> None:
+        ledger.record_change("u-1", NOW - 60, Change(None, STANDS, "why", "arn:run"))
+        before = row("PERSON#u-1", "PERSON")
+        ledger.set_live("u-1", Live(True, 5), NOW)
+        assert row("PERSON#u-1", "PERSON") == before | {"active": True, "dapp_limit": 5}
+
+    def test_leaves_what_is_reserved(self, ledger: Ledger) -> None:
+        ledger.set_live("u-1", Live(True, 5), NOW)
+        ledger.reserve_dapp("u-1", "a", NOW)
+        for live in (Live(), Live(True, 9)):
+            ledger.set_live("u-1", live, NOW)
+            assert (person(ledger).live, person(ledger).used) == (live, 1)
+
+    @pytest.mark.parametrize(
+        ("facts", "barred"),
+        [
+            ({"live": Live(True, 5)}, None),
+            ({"live": Live(True, 0)}, None),
+            ({}, "inactive"),
+            ({"live": Live(False, 5)}, "inactive"),
+            ({"live": Live(True, 5), "held": BAN}, "held"),
+            ({"held": BAN}, "held"),
+            ({"live": Live(True, 5), "deleted_at": NOW}, "deleted"),
+            ({"live": Live(True, 5), "held": BAN, "deleted_at": NOW}, "deleted"),
+        ],
+    )
+    @pytest.mark.parametrize("issued_at", [NOW - 1, NOW, NOW + 1])
+    def test_says_in_one_word_why_it_is_none(self, facts: Any, barred: str | None, issued_at: int) -> None:
+        found = Person("u-1", frozenset(), signed_out_at=NOW, **facts)
+        assert found.barred == barred
+        assert found.refusal(issued_at) == (barred or ("signed_out" if issued_at <= NOW else None))
+
+
+def at_once(task: Callable[[int], object], times: int) -> list[object]:
+    """What as many threads answer, all of which begin together."""
+    ready = threading.Barrier(times)
+
+    def begin(number: int) -> object:
+        ready.wait()
+        return task(number)
+
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(begin, range(times)))
+
+
+class TestDapps:
+    ALPHABET = string.ascii_letters + string.digits
+
+    @pytest.fixture(autouse=True)
+    def _buyer(self, ledger: Ledger) -> None:
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        ledger.set_live("u-1", Live(True, 3), NOW)
+
+    def reserved(self, ledger: Ledger, sub: str = "u-1") -> list[str]:
+        """The ids; and the count on the person's row is theirs."""
+        found = [dapp for dapp, _ in ledger.dapps(sub, after=None, limit=1000)]
+        assert person(ledger, sub).used == len(found)
+        return found
+
+    def test_are_reserved_up_to_the_limit(self, ledger: Ledger) -> None:
+        assert [ledger.reserve_dapp("u-1", dapp, NOW) for dapp in "abcd"] == [True, True, True, False]
+        assert self.reserved(ledger) == ["a", "b", "c"]
+        assert [ledger.has_dapp("u-1", dapp) for dapp in "abcd"] == [True, True, True, False]
+
+    def test_are_kept_with_the_moment_and_nothing_else_changes(
+        self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]
+    ) -> None:
+        before = row("PERSON#u-1", "PERSON")
+        ledger.reserve_dapp("u-1", "my:dapp", NOW)
+        assert row("PERSON#u-1", "DAPP#my:dapp") == {"pk": "PERSON#u-1", "sk": "DAPP#my:dapp", "reserved_at": NOW}
+        assert row("PERSON#u-1", "PERSON") == before | {"used": 1}
+
+    def test_are_reserved_once_each(self, ledger: Ledger) -> None:
+        assert [ledger.reserve_dapp("u-1", "a", NOW + at) for at in range(2)] == [True, False]
+        assert ledger.dapps("u-1", after=None, limit=9) == [("a", NOW)]
+        assert person(ledger).used == 1
+
+    def test_of_one_user_are_not_anothers(self, ledger: Ledger) -> None:
+        ledger.set_live("u-2", Live(True, 1), NOW)
+        for sub in ("u-1", "u-2"):
+            assert ledger.reserve_dapp(sub, "a", NOW)
+        assert ledger.release_dapp("u-1", "a")
+        assert (self.reserved(ledger), self.reserved(ledger, "u-2")) == ([], ["a"])
+        assert ledger.dapps("u-", after=None, limit=9) == []
+
+    @pytest.mark.parametrize(
+        "bar",
+        [
+            lambda ledger: ledger.set_live("u-1", Live(), NOW),
+            lambda ledger: ledger.set_live("u-1", Live(False, 3), NOW),
+            lambda ledger: ledger.set_live("u-1", Live(True, 0), NOW),
+            lambda ledger: ledger.hold("u-1", BAN),
+            lambda ledger: (ledger.hold("u-1", BAN), ledger.set_live("u-1", Live(True, 3), NOW)),
+            lambda ledger: (ledger.hold("u-1", BAN), ledger.lift("u-1")),
+            lambda ledger: ledger.bury_person("u-1", NOW),
+            lambda ledger: ledger.erase_person("u-1", NOW),
+        ],
+        ids=["ended", "inactive", "limit 0", "held", "held, but active", "just lifted", "deleted", "erased"],
+    )
+    @pytest.mark.parametrize("used", [0, 1])
+    def test_are_not_reserved_without_access(self, ledger: Ledger, bar: Callable[[Ledger], Any], used: int) -> None:
+        for number in range(used):
+            ledger.reserve_dapp("u-1", f"d{number}", NOW)
+        bar(ledger)
+        before = ledger.person("u-1")
+        assert ledger.reserve_dapp("u-1", "new", NOW) is False
+        assert (ledger.person("u-1"), ledger.has_dapp("u-1", "new")) == (before, False)
+
+    @pytest.mark.parametrize("linked", [True, False])
+    def test_are_not_reserved_by_whom_nobody_has_let_in(self, ledger: Ledger, linked: bool) -> None:
+        if linked:
+            ledger.link(["cus_2"], "u-2", replacing=None)
+        before = ledger.person("u-2")
+        assert ledger.reserve_dapp("u-2", "a", NOW) is False
+        assert (ledger.person("u-2"), ledger.has_dapp("u-2", "a")) == (before, False)
+
+    @pytest.mark.parametrize("limit", [2, 0])
+    def test_stay_when_the_limit_falls_below_them(self, ledger: Ledger, limit: int) -> None:
+        for dapp in "abc":
+            ledger.reserve_dapp("u-1", dapp, NOW)
+        ledger.set_live("u-1", Live(True, limit), NOW)
+        assert self.reserved(ledger) == ["a", "b", "c"]
+        for released in "abc"[: 3 - limit]:
+            assert ledger.reserve_dapp("u-1", "d", NOW) is False
+            ledger.release_dapp("u-1", released)
+        assert ledger.reserve_dapp("u-1", "d", NOW) is False
+        assert len(self.reserved(ledger)) == limit
+
+    def test_are_reserved_again_once_the_limit_has_risen(self, ledger: Ledger) -> None:
+        for dapp in "abc":
+            ledger.reserve_dapp("u-1", dapp, NOW)
+        for limit, more in ((1, False), (3, False), (4, True), (4, False)):
+            ledger.set_live("u-1", Live(True, limit), NOW)
+            assert ledger.reserve_dapp("u-1", f"d{more:d}", NOW) is more
+        assert self.reserved(ledger) == ["a", "b", "c", "d1"]
+
+    def test_that_are_released_make_room(self, ledger: Ledger) -> None:
+        for dapp in "abc":
+            ledger.reserve_dapp("u-1", dapp, NOW)
+        assert ledger.release_dapp("u-1", "b") is True
+        assert ledger.reserve_dapp("u-1", "d", NOW) is True
+        assert self.reserved(ledger) == ["a", "c", "d"]
+
+    def test_are_released_once_each(self, ledger: Ledger) -> None:
+        for dapp in "ab":
+            ledger.reserve_dapp("u-1", dapp, NOW)
+        assert [ledger.release_dapp("u-1", dapp) for dapp in ("a", "a", "unknown")] == [True, False, False]
+        assert self.reserved(ledger) == ["b"]
+
+    def test_of_nobody_known_are_released_without_making_anybody(self, ledger: Ledger) -> None:
+        assert ledger.release_dapp("u-2", "a") is False
+        assert ledger.person("u-2") is None
+
+    @pytest.mark.parametrize("used", [None, 0])
+    def test_are_never_fewer_than_none(self, ledger: Ledger, dynamodb: Any, used: int | None) -> None:
+        """Also of a count that is wrong."""
+        if used is not None:
+            ledger.reserve_dapp("u-1", "b", NOW)
+            ledger.release_dapp("u-1", "b")
+        dynamodb.put_item(TableName="orders", Item={"pk": {"S": "PERSON#u-1"}, "sk": {"S": "DAPP#a"}})
+        assert ledger.release_dapp("u-1", "a") is False
+        assert (person(ledger).used, ledger.has_dapp("u-1", "a")) == (0, True)
+
+    @pytest.mark.parametrize("end", [Live(), Live(True, 0)])
+    def test_are_released_without_access_as_well(self, ledger: Ledger, end: Live) -> None:
+        ledger.reserve_dapp("u-1", "a", NOW)
+        ledger.set_live("u-1", end, NOW)
+        assert ledger.release_dapp("u-1", "a") is True
+        assert self.reserved(ledger) == []
+
+    @pytest.mark.parametrize("size", [1, 7, 1000])
+    def test_are_listed_in_the_order_of_their_ids_a_page_at_a_time(self, ledger: Ledger, size: int) -> None:
+        """All characters that an id may have, and ids that begin with others."""
+        names = [*self.ALPHABET, *(f"a{each}{end}" for each in self.ALPHABET + "._:-" for end in ("", "a", "-"))]
+        ledger.set_live("u-1", Live(True, len(names)), NOW)
+        for name in random.Random(1).sample(names, len(names)):
+            assert ledger.reserve_dapp("u-1", name, NOW)
+        found: list[str] = []
+        while page := ledger.dapps("u-1", after=found[-1] if found else None, limit=size):
+            assert len(page) <= size
+            assert not found or page[0][0] > found[-1]
+            found += [name for name, _ in page]
+        assert found == sorted(names)
+
+    def test_are_listed_after_one_that_is_released_meanwhile(self, ledger: Ledger) -> None:
+        for dapp in ("a", "a-b", "b"):
+            ledger.reserve_dapp("u-1", dapp, NOW)
+        ledger.release_dapp("u-1", "a")
+        assert [dapp for dapp, _ in ledger.dapps("u-1", after="a", limit=9)] == ["a-b", "b"]
+        assert ledger.dapps("u-1", after="b", limit=9) == []
+
+    def test_of_a_deleted_user_are_forgotten_one_by_one(self, ledger: Ledger) -> None:
+        for dapp in ("a", "ab"):
+            ledger.reserve_dapp("u-1", dapp, NOW)
+        ledger.bury_person("u-1", NOW)
+        for dapp in ("a", "a", "unknown"):
+            ledger.erase_dapp("u-1", dapp)
+        assert ledger.dapps("u-1", after=None, limit=9) == [("ab", NOW)]
+        ledger.erase_person("u-1", NOW)
+        ledger.erase_dapp("u-1", "ab")
+        assert ledger.person("u-1") == Person("u-1", frozenset(), deleted_at=NOW, erased=True)
+        assert ledger.dapps("u-1", after=None, limit=9) == []
+
+    def test_are_as_many_as_the_limit_however_many_try_at_once(self, ledger: Ledger) -> None:
+        ledger.set_live("u-1", Live(True, 10), NOW)
+        answers = at_once(lambda number: ledger.reserve_dapp("u-1", f"d{number}", NOW), 40)
+        assert sorted(answers) == [False] * 30 + [True] * 10
+        assert len(self.reserved(ledger)) == 10
+
+    def test_with_one_id_are_one_however_many_try_at_once(self, ledger: Ledger) -> None:
+        for deed in (lambda _: ledger.reserve_dapp("u-1", "a", NOW), lambda _: ledger.release_dapp("u-1", "a")):
+            assert sorted(at_once(deed, 20)) == [False] * 19 + [True]
+        assert self.reserved(ledger) == []
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_are_counted_right_whatever_happens(self, ledger: Ledger, seed: int) -> None:
+        chance = random.Random(seed)
+        expected: set[str] = set()
+        live = Live(True, 3)
+        for _ in range(60):
+            dapp = chance.choice("abcde")
+            match chance.randrange(5):
+                case 0:
+                    live = Live(chance.random() < 0.8, chance.randrange(5))
+                    ledger.set_live("u-1", live, NOW)
+                case 1 | 2:
+                    assert ledger.release_dapp("u-1", dapp) is (dapp in expected)
+                    expected.discard(dapp)
+                case _:
+                    fits = live.active and dapp not in expected and len(expected) < live.dapp_limit
+                    assert ledger.reserve_dapp("u-1", dapp, NOW) is fits
+                    expected |= {dapp} if fits else set()
+            assert self.reserved(ledger) == sorted(expected)
 
 
 class TestOrders:
@@ -1255,6 +1571,7 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "link": lambda ledger: ledger.link(["cus_1"], "u-1", replacing=None),
     "record_change": lambda ledger: ledger.record_change("u-1", NOW, Change(None, STANDS, "", "arn:run")),
     "invited": lambda ledger: ledger.invited("u-1", Invitation()),
+    "telling": lambda ledger: ledger.telling("u-1", "{}"),
     "told": lambda ledger: ledger.told("u-1", STANDS, 1),
     "settle": lambda ledger: settle(ledger, NOW),
     "rechecked": lambda ledger: ledger.rechecked(DuePerson("u-1", "cus_1", NOW)),
@@ -1267,10 +1584,18 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "erase_party": lambda ledger: ledger.erase_party("cus_1", None),
     "spare_party": lambda ledger: ledger.spare_party("cus_1"),
     "erase_purchase": lambda ledger: ledger.erase_purchase("cus_1", "or_1"),
-    "hold": lambda ledger: ledger.hold("u-1", None),
+    "hold": lambda ledger: ledger.hold("u-1", BAN),
+    "lift": lambda ledger: ledger.lift("u-1"),
+    "set_live": lambda ledger: ledger.set_live("u-1", Live(True, 5), NOW),
+    "reserve_dapp": lambda ledger: ledger.reserve_dapp("u-1", "a", NOW),
+    "release_dapp": lambda ledger: ledger.release_dapp("u-1", "a"),
+    "has_dapp": lambda ledger: ledger.has_dapp("u-1", "a"),
+    "dapps": lambda ledger: ledger.dapps("u-1", after=None, limit=1),
+    "erase_dapp": lambda ledger: ledger.erase_dapp("u-1", "a"),
     "bury_person": lambda ledger: ledger.bury_person("u-1", NOW),
     "erase_person": lambda ledger: ledger.erase_person("u-1", NOW),
     "tombstone": lambda ledger: ledger.tombstone("t1"),
+    "deletion": lambda ledger: ledger.deletion("t1"),
     "begin_deletion": lambda ledger: begun(ledger),
     "retry_deletion": lambda ledger: ledger.retry_deletion(Tombstone("t1", NOW, "FAILED", 1, NOW), NOW),
     "join_deletion": lambda ledger: ledger.join_deletion("t1", frozenset({"cus_1"})),
@@ -1282,7 +1607,13 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "fail_deletion": lambda ledger: ledger.fail_deletion("t1", execution="arn:run", error="no"),
     "acquire": lambda ledger: ledger.acquire("u-1", "one", NOW),
     "release": lambda ledger: ledger.release("u-1", "one"),
+    "lease": lambda ledger: ledger.lease("u-1", "one", NOW).__enter__(),
 }
+
+
+def test_the_table_of_errors_knows_every_method() -> None:
+    public = {name for name, _ in inspect.getmembers(Ledger, inspect.isfunction) if not name.startswith("_")}
+    assert public == OPERATIONS.keys()
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -1291,7 +1622,9 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     [
         (answer("ProvisionedThroughputExceededException"), LedgerThrottled),
         (answer("ThrottlingException"), LedgerThrottled),
+        (answer("TransactionInProgressException"), LedgerThrottled),
         (answer("TransactionCanceledException", 400, "None", "TransactionConflict"), LedgerThrottled),
+        (answer("TransactionCanceledException", 400, "ThrottlingError", "None"), LedgerThrottled),
         (answer("TransactionCanceledException", 400, "None", "ValidationError"), LedgerRejected),
         (answer("InternalServerError", 500), LedgerUnavailable),
         (ConnectTimeoutError(endpoint_url="https://dynamodb"), LedgerUnavailable),
@@ -1315,9 +1648,12 @@ def test_every_error_of_dynamodb_has_our_name_and_no_data(
     ("reasons", "answered"),
     [(("ConditionalCheckFailed",), False), (("TransactionConflict", "ConditionalCheckFailed"), False)],
 )
-def test_a_lost_link_is_an_answer_and_no_error(reasons: tuple[str, ...], answered: bool) -> None:
+@pytest.mark.parametrize("operation", ["link", "reserve_dapp", "release_dapp"])
+def test_a_condition_that_does_not_hold_is_an_answer_and_no_error(
+    operation: str, reasons: tuple[str, ...], answered: bool
+) -> None:
     error = answer("TransactionCanceledException", 400, "None", *reasons)
-    assert Ledger(Broken(error), "orders").link(["cus_1"], "u-1", replacing=None) is answered
+    assert OPERATIONS[operation](Ledger(Broken(error), "orders")) is answered
 
 
 def test_a_missing_table_is_refused(dynamodb: Any) -> None:
