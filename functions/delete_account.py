@@ -118,6 +118,6 @@ def _outlives(deleted_at: int) -> list[dict[str, Any]]:
         {"what": "the ledger's point-in-time backups", "until": deleted_at + 35 * day},
         {"what": "logs, which name nobody but by id", "until": deleted_at + LOG_DAYS * day},
         {"what": "Step Functions' execution history, which names nobody but by id", "until": deleted_at + 90 * day},
-        {"what": "ID and access tokens already issued, until they expire", "until": None},
+        {"what": "tokens already issued, until they expire, where the authorizer is not asked", "until": None},
         {"what": "Stripe's own records of the customer, invoices and charges", "until": None},
     ]

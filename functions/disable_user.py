@@ -28,7 +28,7 @@ def handler(run: Run) -> dict[str, Any]:
             return run.change_so_far
         after = {"enabled": False, "dapp_limit": target.dapp_limit, "payment_status": target.payment_status}
         # First: from here on the authorizer refuses them, whatever Cognito does.
-        ledger.set_live(sub, run.live_target, now, run.change(run.seen, after))
+        ledger.set_live(sub, run.live_target, now, run.change(run.seen, after), signs_out=run.signs_out)
         # Who disabled comes before the disabling: otherwise a kill in between would look like an operator's ban.
         users.update(sub, dapp_limit=target.dapp_limit, payment_status=target.payment_status, disabled_by=BILLING)
         # Signed out before disabled: a disabled user is proof that the sign-out was done as well.

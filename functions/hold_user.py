@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway import aws
-from gateway.access import User, live
+from gateway.access import User, comped_live
 from gateway.endpoint import Answer, Request, endpoint, said, text
 from gateway.errors import AccountUnknown, DeletionUnderWay, PersonBusy, RequestInvalid
-from gateway.events import recheck
 from gateway.executions import StateMachine, console_link, execution_arn
-from gateway.ledger import Attempt, Change, Ledger, Person
+from gateway.ledger import Change, Ledger, Person
 from gateway.people import account_of
+from gateway.rechecks import look_again
 from gateway.settings import required
 from gateway.step import shape
 from gateway.users import BILLING, OPERATOR, Users
@@ -40,7 +40,10 @@ def handler(request: Request) -> Answer:
         raise AccountUnknown("no user has this address")
     sub = account.sub
     enabled = _under_lease(sub, request, (lambda: _hold(sub, str(reason), request)) if hold else (lambda: _lift(sub)))
-    run = _run(sub, min(account.linked), request.owner) if account.linked else None
+    run = None
+    if account.linked:  # billing looks at the person now, and tells others of the change
+        party = min(account.linked)
+        run = look_again(party, sub, ledger, fulfillment, livemode=LIVEMODE, asked=request.owner)
     execution = None if run is None else execution_arn(MACHINE, run.execution_name)
     return Answer(
         {
@@ -104,15 +107,5 @@ def _lift(sub: str) -> bool:
     ledger.lift(sub)
     enabled = user.enabled or (user.held and not governed)
     if user.comped:
-        ledger.set_live(sub, live(replace(user, enabled=enabled), None, banned=False), int(time.time()))
+        ledger.set_live(sub, comped_live(replace(user, enabled=enabled)), int(time.time()))
     return enabled
-
-
-def _run(sub: str, party: str, asked: str) -> Attempt:
-    """Billing looks at the person now, and tells others of the change."""
-    now = int(time.time())
-    order = recheck(sub, party, now, livemode=LIVEMODE, asked=asked)
-    known = ledger.record(order, now)
-    attempt = known or Attempt(order.event_id, order.order_id, order.customer_id, 1, "RECEIVED", now)
-    fulfillment.start(attempt)
-    return attempt

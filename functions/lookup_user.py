@@ -44,7 +44,7 @@ def handler(run: Run) -> dict[str, Any]:
     person = known if user.linked else None
     paying = person is not None and bool(run.access.wanted)
     wanted = target(run.access, person.before if person is not None and not GOVERN else None)
-    lives, should = _live(party, person, user, wanted if run.access.wanted is not None else None)
+    lives, should = _live(run, party, person, user, wanted)
     return {
         "user": user.facts(),
         "target": asdict(wanted),
@@ -56,7 +56,7 @@ def handler(run: Run) -> dict[str, Any]:
 
 
 def _live(
-    party: Party, person: Person | None, user: User, wanted: Target | None
+    run: Run, party: Party, person: Person | None, user: User, wanted: Target
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the authorizer lets the party's user do, and what it should. A link to a user who was deleted by hand must
     not give access any more, as long as a token of theirs lives."""
@@ -64,7 +64,7 @@ def _live(
         user, person = User(exists=False), ledger.person(party.sub) if party.sub is not None else None
     if person is None or person.deleted_at is not None:
         return {"sub": None, **asdict(Live())}, asdict(Live())
-    should = live(user, wanted, banned=person.held is not None)
+    should = live(user, run.access, wanted, person.live, banned=person.held is not None)
     return {"sub": person.sub, **asdict(person.live)}, asdict(should)
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from gateway import aws
-from gateway.access import target
+from gateway.access import Live, target
 from gateway.billing import billing_with
 from gateway.bought import Bought, access_of, bought
 from gateway.endpoint import Answer, Request, endpoint, flag, text
@@ -117,7 +117,7 @@ def _explanation(account: Account, orders: Iterable[Mapping[str, Any]], now: int
     wanted = target(access, person.before if person is not None and not GOVERN else None)
     unfinished = [row for row in orders if row["state"] != "FULFILLED"]
     return explanation | {
-        "summary": summary(access, user, wanted, held, live=person is not None and person.barred is None),
+        "summary": summary(access, user, wanted, held, person.live if person is not None else Live()),
         "rule": access.reason,
         "stripe": {**asdict(access), "customers": [_customer(each) for each in found]},
         "target": asdict(wanted),

@@ -32,6 +32,6 @@ def handler(run: Run) -> dict[str, Any]:
             "payment_status": target.payment_status,
         }
         # First: a lower limit holds from here on, and a higher one is paid for.
-        ledger.set_live(sub, run.live_target, now, run.change(run.seen, after))
+        ledger.set_live(sub, run.live_target, now, run.change(run.seen, after), signs_out=run.signs_out)
         users.update(sub, dapp_limit=target.dapp_limit, payment_status=target.payment_status)
     return run.changed(after)

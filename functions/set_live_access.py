@@ -25,5 +25,5 @@ def handler(run: Run) -> dict[str, Any]:
     with ledger.lease(sub, run.owner, now):
         party = ledger.party(run.party)
         if as_seen(run, party, user_of(party, users)):
-            ledger.set_live(sub, run.live_target, now)
+            ledger.set_live(sub, run.live_target, now, signs_out=run.signs_out)
     return run.change_so_far

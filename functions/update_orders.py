@@ -2,27 +2,29 @@
 
 in   {"email", "next": from the page before, "sub": which user, where the address leads to several}
 out  200 {"email", "orders": at most 100 × {"id", "event", "result": "started" | "already running" | "nothing to do",
-     "why", "execution", "console"}, "next": null on the last page}; one run heals all orders of its person. Who is
-     comped and never bought anything has what Cognito says from then on
+     "why", "execution", "console"}, "next": null on the last page}; one run heals all orders of its person. Where none
+     is open, billing looks at the person all the same: one line "started". Who never bought anything and is comped has
+     what Cognito says from then on
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from gateway import aws
-from gateway.access import Live, live
+from gateway.access import Live, comped_live
 from gateway.endpoint import Answer, Request, endpoint, text
 from gateway.errors import AccountUnknown
 from gateway.executions import StateMachine, console_link, execution_arn
 from gateway.ledger import Attempt, Ledger, Person, attempt_of
 from gateway.pages import page_of
-from gateway.people import account_of
+from gateway.people import Account, account_of
+from gateway.rechecks import look_again
 from gateway.settings import required
 from gateway.users import Users
 
+LIVEMODE = required("STRIPE_MODE") == "live"
 MACHINE = required("STATE_MACHINE_ARN")
 LOOKED_AT = 10  # oldest and latest orders of a customer, for one that runs already; the index may list fulfilled ones
 
@@ -59,20 +61,22 @@ def handler(request: Request) -> Answer:
             run = Run("nothing to do", "its content cannot be used; resend the event in Stripe once that is mended")
         else:
             run = runs[person] = runs.get(person) or _run(person, row["event_id"], now)
-        lines.append(_line(row, run))
+        lines.append(_line(row["order_id"], row["event_id"], run))
+    if not runs and request.values["next"] is None:
+        lines += [_look_again(party, account.sub, f"{request.owner}{n}") for n, party in enumerate(_whom(account))]
     return Answer({"email": request.email, "orders": lines, "next": page.next})
 
 
 def _bring_in_line(sub: str, owner: str, now: int) -> None:
-    """No customer is linked to this user, so no run looks at them: what an operator gave them (comped) is what they
-    have."""
+    """No customer is linked to this user, so no run tells the authorizer of them: what an operator gave them (comped)
+    is what they have."""
     with ledger.lease(sub, owner, now):
         user, person = users.get(sub), ledger.person(sub) or Person(sub, frozenset())
         if user is None or person.parties or person.deleted_at is not None:
             return
-        allowed = live(user, None, banned=person.held is not None) if user.comped else Live()
+        allowed = comped_live(user) if user.comped and person.held is None else Live()
         if allowed != person.live:
-            ledger.set_live(sub, allowed, now)
+            ledger.set_live(sub, allowed, now, signs_out=person.live.active and not allowed.active)
 
 
 def _run(person: frozenset[str], asked: str, now: int) -> Run:
@@ -101,11 +105,22 @@ def _run(person: frozenset[str], asked: str, now: int) -> Run:
     return Run("started", "this run heals all orders of the person", taken)
 
 
-def _line(row: Mapping[str, Any], run: Run) -> dict[str, Any]:
+def _whom(account: Account) -> list[str]:
+    """One customer of each person that the account may be."""
+    return [min(account.linked)] if account.linked else sorted(account.unlinked)[:LOOKED_AT]
+
+
+def _look_again(party: str, sub: str | None, asked: str) -> dict[str, Any]:
+    """Nothing is open, and whoever asks has changed something that no event tells of."""
+    attempt = look_again(party, sub, ledger, fulfillment, livemode=LIVEMODE, asked=asked)
+    return _line(party, attempt.event_id, Run("started", "nothing was open; billing looks at the person", attempt))
+
+
+def _line(order_id: str, event_id: str, run: Run) -> dict[str, Any]:
     execution = None if run.attempt is None else execution_arn(MACHINE, run.attempt.execution_name)
     return {
-        "id": row["order_id"],
-        "event": row["event_id"],
+        "id": order_id,
+        "event": event_id,
         "result": run.result,
         "why": run.why,
         "execution": execution,

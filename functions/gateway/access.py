@@ -474,13 +474,24 @@ def target(access: Access, before: Before | None) -> Target:
     return Target(True, limit, before.payment_status if worse else access.status)
 
 
-def live(user: User, wanted: Target | None, *, banned: bool) -> Live:
-    """What the authorizer is to let the user do: what they should have; of a comped one, or where billing leaves them
-    as they are (`wanted` None), what they have. `banned`: by an operator, whatever Cognito says."""
+def live(user: User, access: Access, target: Target, known: Live, *, banned: bool) -> Live:
+    """What the authorizer is to let the user do: what is paid for; of a comped one what they have; where billing leaves
+    them as they are, what was `known`. `banned`: by an operator, whatever Cognito says.
+
+    An adopted user whose grant has ended stays enabled in Cognito, but nothing gives them access here any more.
+    """
     if banned or not user.exists or user.held:
         return Live()
-    stands = user if user.comped or wanted is None else wanted
-    return Live(True, max(stands.dapp_limit, 0)) if stands.enabled else Live()
+    if user.comped:
+        return comped_live(user)
+    if access.wanted is None:
+        return known if user.enabled else Live()
+    return Live(True, target.dapp_limit) if access.wanted else Live()
+
+
+def comped_live(user: User) -> Live:
+    """What the authorizer is to let a comped user do: what an operator gave them in Cognito."""
+    return Live(True, max(user.dapp_limit, 0)) if user.enabled else Live()
 
 
 def invitation_due(user: User, invitation: Invitation, now: int, validity: int, payment: str | None) -> bool:

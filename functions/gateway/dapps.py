@@ -9,7 +9,7 @@ from gateway.errors import LedgerThrottled
 from gateway.ledger import Ledger, Person
 
 # Of those who write to the same person at the same time one always gets through. The user waits meanwhile.
-PATIENCE, FIRST_WAIT, LONGEST_WAIT = 10.0, 0.02, 0.5  # seconds
+PATIENCE, FIRST_WAIT, LONGEST_WAIT = 5.0, 0.02, 0.5  # seconds
 
 _Result = TypeVar("_Result")
 

@@ -74,7 +74,7 @@ class UserRequest:
     def next(self) -> str | None:
         """The dapp that a page goes on after; None: the first page."""
         value = (self.event.get("queryStringParameters") or {}).get("next")
-        return None if value is None else _dapp(value)
+        return None if value is None else _dapp(value, "next")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +127,22 @@ def endpoint(**fields: Field) -> Callable[[Callable[[Request], Answer]], Handler
 
 def user_endpoint(task: Callable[[UserRequest], Answer]) -> Handler:
     """Make a Lambda handler of what answers a user's request."""
-    return _handler(task, _user_request)
+    return _handler(task, _user_request, _outward)
 
 
-def _handler(task: Callable[[_Asked], Answer], read: Callable[[Mapping[str, Any], Any], _Asked]) -> Handler:
+def _outward(answer: Answer, request_id: str) -> Answer:
+    """What a user is told of what went wrong inside: nothing but how to name it."""
+    if answer.status < 500:
+        return answer
+    error, todo = ("Unavailable", "ask again") if answer.status == 503 else ("Failed", "tell whoever runs this API")
+    return Answer({"error": error, "message": f"request {request_id} could not be answered: {todo}"}, answer.status)
+
+
+def _handler(
+    task: Callable[[_Asked], Answer],
+    read: Callable[[Mapping[str, Any], Any], _Asked],
+    told: Callable[[Answer, str], Answer] = lambda answer, request_id: answer,
+) -> Handler:
     @functools.wraps(task)
     def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         logger.append_keys(function=context.function_name, caller=None, request_id=context.aws_request_id)
@@ -144,6 +156,7 @@ def _handler(task: Callable[[_Asked], Answer], read: Callable[[Mapping[str, Any]
             answer = Answer({"error": "UnexpectedError", "message": defect(error)}, 500)
         else:
             logger.info("answered", status=answer.status)
+        answer = told(answer, context.aws_request_id)
         return {
             "statusCode": answer.status,
             "headers": {"content-type": "application/json", "cache-control": "no-store"},
@@ -212,13 +225,11 @@ def _user_request(event: Mapping[str, Any], context: Any) -> UserRequest:
     return UserRequest(str(sub), event)
 
 
-def _dapp(value: Any) -> str:
+def _dapp(value: Any, name: str = "id") -> str:
+    if value is None:
+        raise RequestInvalid(f"{name} is missing")
     if not isinstance(value, str) or not _DAPP.fullmatch(value):
-        raise RequestInvalid(
-            "id must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit"
-            if value is not None
-            else "id is missing"
-        )
+        raise RequestInvalid(f"{name} must be 1 to 128 letters, digits or . _ : - and begin with a letter or digit")
     return value
 
 

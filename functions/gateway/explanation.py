@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gateway.access import Access, Target, User
+from gateway.access import Access, Live, Target, User, live
 
 
-def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] | None, *, live: bool) -> str:
-    """One sentence: how the user stands, which rule decided, and what is missing. `live`: whether the authorizer lets
-    them in."""
+def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] | None, known: Live) -> str:
+    """One sentence: how the user stands, which rule decided, and what is missing. `known`: what the authorizer lets
+    them do."""
     if not user.exists:
         wanted = "a user is missing" if access.wanted else "nobody is missing"
         return f"There is no user, and {wanted}: {access.reason}."
@@ -30,9 +30,12 @@ def summary(access: Access, user: User, target: Target, held: Mapping[str, Any] 
         return f"The user is {state}, and {joins}: {access.reason}."
     stands = (user.enabled, user.dapp_limit, user.payment_status)
     asked = (target.enabled, target.dapp_limit, target.payment_status)
-    if stands == asked and live != user.enabled:
-        says = "lets them in" if live else "refuses them"
-        return f"The user is {state}, as it should be, but the authorizer {says} until the next run: {access.reason}."
+    if stands == asked and known != live(user, access, target, known, banned=False):
+        says = f"lets them have {known.dapp_limit} dapps" if known.active else "refuses them"
+        return (
+            f"The user is {state}, as it should be, but the authorizer {says} until the next run, or POST /update: "
+            f"{access.reason}."
+        )
     if stands == asked:
         return f"The user is {state}, as it should be: {access.reason}."
     should = "enabled" if target.enabled else "disabled"

@@ -21,6 +21,8 @@ Every method is one call to DynamoDB, so a caller's order of writes is visible w
 All moments are Unix seconds.
 """
 
+import random
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,6 +62,9 @@ _DAY = 24 * 3600
 
 # A run closes other open orders only if they were recorded this long before it read Stripe: clocks differ.
 CLOCK_SKEW = 5
+
+# How long a single write waits at most for one transaction after another on its row (seconds).
+_CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4)
 
 _to_dynamo = TypeSerializer().serialize
 _from_dynamo = TypeDeserializer().deserialize
@@ -661,12 +666,15 @@ class Ledger:
             {":sub": sub, ":change": {**asdict(change), "at": now}},
         )
 
-    def set_live(self, sub: str, live: Live, now: int, change: Change | None = None) -> None:
+    def set_live(
+        self, sub: str, live: Live, now: int, change: Change | None = None, *, signs_out: bool = False
+    ) -> None:
         """Let the authorizer know what the user may do from this moment on, and keep the change that it is part of.
-        Where that is nothing, tokens issued until now stay worth nothing, also when access comes back."""
+        `signs_out`: tokens issued until now stay worth nothing, also when access comes back. A ban stays, whatever is
+        written here."""
         values = {":sub": sub, ":active": live.active, ":limit": live.dapp_limit}
         update = "SET #sub = :sub, active = :active, dapp_limit = :limit"
-        if not live.active:
+        if signs_out:
             update += ", signed_out_at = :now"
             values[":now"] = now
         if change is not None:
@@ -1029,6 +1037,17 @@ class Ledger:
     def _call(self, operation: str, **request: Any) -> dict[str, Any]:
         if operation not in ("batch_get_item", "transact_write_items"):
             request["TableName"] = self._table
+        for wait in _CONFLICT_WAITS:
+            try:
+                return self._once(operation, request)
+            except _Conflict:  # with a transaction, which is a reservation of a dapp
+                time.sleep(random.uniform(0, wait))  # noqa: S311 - nobody may guess nothing
+        try:
+            return self._once(operation, request)
+        except _Conflict:
+            raise LedgerThrottled(f"{operation} came upon one transaction after another") from None
+
+    def _once(self, operation: str, request: Mapping[str, Any]) -> dict[str, Any]:
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(**request)
         except ClientError as error:
@@ -1036,6 +1055,8 @@ class Ledger:
             if code == "ConditionalCheckFailedException":
                 row: Any = error.response.get("Item", {})
                 raise _ConditionFailed(_plain(row)) from None
+            if code == "TransactionConflictException":
+                raise _Conflict from None
             if code == "TransactionCanceledException":
                 reasons = {each.get("Code") for each in error.response.get("CancellationReasons", [])}
                 if "ConditionalCheckFailed" in reasons:
@@ -1054,6 +1075,10 @@ class _ConditionFailed(Exception):
     def __init__(self, row: dict[str, Any]) -> None:
         super().__init__()
         self.row = row
+
+
+class _Conflict(Exception):
+    """Somebody's transaction is writing to the same row."""
 
 
 # Attribute names of ours that are words of DynamoDB's expression language.

@@ -83,6 +83,11 @@ class Run:
         return Live(**self.state["lookup"]["live_target"])
 
     @property
+    def signs_out(self) -> bool:
+        """Whether this ends what the authorizer let the user do until now."""
+        return bool(self.state["lookup"]["live"]["active"]) and not self.live_target.active
+
+    @property
     def live_sub(self) -> str:
         """Of whom, in states where DecideAccess saw that this differs: the user, or one who was deleted by hand."""
         return str(self.state["lookup"]["live"]["sub"])

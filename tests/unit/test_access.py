@@ -829,37 +829,41 @@ class TestTarget:
 
 
 class TestLive:
+    YES, NO, LEFT = (Access(wanted, "ACTIVE", 7, "") for wanted in (True, False, None))
     ON, OFF = Target(True, 7, "ACTIVE"), Target(False, 0, "FAILED")
+    PUT_BACK = Target(True, 3, "VIP")  # an adopted user whose grant has ended
+    KNOWN = Live(True, 5)
     USER = User(True, enabled=True, provider="STRIPE", dapp_limit=3)
     COMPED = replace(USER, provider="ADMIN", dapp_limit=40)
+    BY_BILLING = replace(USER, enabled=False, disabled_by="billing")
 
     @pytest.mark.parametrize(
-        ("user", "wanted", "expected"),
+        ("user", "access", "target", "expected"),
         [
-            (USER, ON, Live(True, 7)),
-            (USER, OFF, Live()),
-            (USER, replace(OFF, dapp_limit=9), Live()),
-            (replace(USER, enabled=False, disabled_by="billing"), ON, Live(True, 7)),  # about to be enabled
-            (USER, Target(True, -1, ""), Live(True, 0)),  # adopted, who had no limit
-            (USER, None, Live(True, 3)),
-            (replace(USER, dapp_limit=-1), None, Live(True, 0)),
-            (replace(USER, enabled=False, disabled_by="billing"), None, Live()),
-            (COMPED, ON, Live(True, 40)),
-            (COMPED, OFF, Live(True, 40)),
-            (COMPED, None, Live(True, 40)),
-            (replace(COMPED, enabled=False, disabled_by="billing"), ON, Live()),
-            (replace(COMPED, enabled=False), ON, Live()),
-            (replace(USER, enabled=False), ON, Live()),
-            (replace(USER, enabled=False, disabled_by="operator"), None, Live()),
-            (User(exists=False), ON, Live()),
-            (User(exists=False, enabled=True), None, Live()),
+            (USER, YES, ON, Live(True, 7)),
+            (BY_BILLING, YES, ON, Live(True, 7)),  # about to be enabled
+            (replace(USER, provider=""), YES, replace(ON, dapp_limit=9), Live(True, 9)),  # had more before
+            (USER, NO, OFF, Live()),
+            (replace(USER, provider=""), NO, PUT_BACK, Live()),
+            (USER, LEFT, OFF, KNOWN),
+            (BY_BILLING, LEFT, OFF, Live()),
+            (COMPED, YES, ON, Live(True, 40)),
+            (COMPED, NO, OFF, Live(True, 40)),
+            (COMPED, LEFT, OFF, Live(True, 40)),
+            (replace(COMPED, dapp_limit=-1), NO, OFF, Live(True, 0)),
+            (replace(COMPED, enabled=False, disabled_by="billing"), YES, ON, Live()),
+            (replace(COMPED, enabled=False), YES, ON, Live()),
+            (replace(USER, enabled=False), YES, ON, Live()),
+            (replace(USER, enabled=False, disabled_by="operator"), LEFT, OFF, Live()),
+            (User(exists=False), YES, ON, Live()),
+            (User(exists=False, enabled=True, provider="ADMIN"), LEFT, OFF, Live()),
         ],
     )
-    def test_is_what_the_user_should_have_or_has_where_billing_leaves_them_alone(
-        self, user: User, wanted: Target | None, expected: Live
+    def test_is_what_is_paid_for_or_given_and_left_alone_where_nobody_knows(
+        self, user: User, access: Access, target: Target, expected: Live
     ) -> None:
-        assert live(user, wanted, banned=False) == expected
-        assert live(user, wanted, banned=True) == Live()
+        assert live(user, access, target, self.KNOWN, banned=False) == expected
+        assert live(user, access, target, self.KNOWN, banned=True) == Live()
 
     def test_is_nothing_until_somebody_says_otherwise(self) -> None:
         assert Live() == Live(False, 0)

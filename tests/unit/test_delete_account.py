@@ -82,7 +82,7 @@ class TestDryRun:
             "the ledger's point-in-time backups": now + 35 * DAY,
             "logs": now + 90 * DAY,
             "Step Functions' execution history": now + 90 * DAY,
-            "ID and access tokens already issued": None,
+            "tokens already issued": None,
             "Stripe's own records of the customer": None,
         }
 

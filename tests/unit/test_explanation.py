@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.access import Access, Target, User
+from gateway.access import Access, Live, Target, User
 from gateway.explanation import next_changes, summary
 
 PAID = Access(True, "ACTIVE", 5, "sub_1 active")
@@ -142,16 +142,22 @@ MENDS = "The next run, or POST /update, mends it."
 def test_the_summary_says_how_the_user_stands_and_why(
     access: Access, user: User, target: Target, held: dict[str, Any] | None, sentence: str
 ) -> None:
-    assert summary(access, user, target, held, live=user.enabled) == sentence
+    known = Live(True, access.dapp_limit) if access.wanted else Live()
+    assert summary(access, user, target, held, known) == sentence
 
 
 def test_the_summary_says_when_the_authorizer_does_not_know_yet() -> None:
-    assert summary(PAID, USER, ON, None, live=False) == (
-        "The user is enabled, as it should be, but the authorizer refuses them until the next run: sub_1 active."
+    assert summary(PAID, USER, ON, None, Live()) == (
+        "The user is enabled, as it should be, but the authorizer refuses them until the next run, or POST /update: "
+        "sub_1 active."
     )
-    assert summary(UNPAID, DISABLED, OFF, None, live=True) == (
-        "The user is disabled, as it should be, but the authorizer lets them in until the next run: "
-        "sub_1 past_due, grace is over."
+    assert summary(PAID, USER, ON, None, Live(True, 4)) == (
+        "The user is enabled, as it should be, but the authorizer lets them have 4 dapps until the next run, or POST "
+        "/update: sub_1 active."
+    )
+    assert summary(UNPAID, DISABLED, OFF, None, Live(True, 4)) == (
+        "The user is disabled, as it should be, but the authorizer lets them have 4 dapps until the next run, or POST "
+        "/update: sub_1 past_due, grace is over."
     )
 
 

@@ -1191,7 +1191,7 @@ class TestLive:
         before = ledger.person("u-1") or Person("u-1", frozenset())
         for each in (Live(True, 9), live):
             ledger.set_live("u-1", each, NOW)
-        assert ledger.person("u-1") == replace(before, live=live, signed_out_at=0 if live.active else NOW)
+        assert ledger.person("u-1") == replace(before, live=live)
 
     def test_of_whom_nothing_was_written_is_none(self, ledger: Ledger) -> None:
         ledger.link(["cus_1"], "u-1", replacing=None)
@@ -1205,14 +1205,19 @@ class TestLive:
             (Live(True, 5), NOW + 60),
             (Live(True, 6), NOW + 90),
         ):
-            ledger.set_live("u-1", live, at)
+            ledger.set_live("u-1", live, at, signs_out=not live.active)
         assert person(ledger).signed_out_at == NOW
         assert [person(ledger).refusal(NOW + at) for at in (-1, 0, 1)] == ["signed_out", "signed_out", None]
 
     def test_that_ends_again_takes_more_of_them(self, ledger: Ledger) -> None:
         for at in (NOW, NOW + 60):
-            ledger.set_live("u-1", Live(), at)
+            ledger.set_live("u-1", Live(), at, signs_out=True)
         assert person(ledger).signed_out_at == NOW + 60
+
+    def test_that_was_over_already_takes_no_tokens_with_it(self, ledger: Ledger) -> None:
+        ledger.set_live("u-1", Live(), NOW, signs_out=True)
+        ledger.set_live("u-1", Live(), NOW + 60)
+        assert person(ledger).signed_out_at == NOW
 
     @pytest.mark.parametrize("live", [Live(True, 5), Live()])
     def test_is_kept_with_the_change_that_it_is_part_of(
@@ -1654,6 +1659,34 @@ def test_a_condition_that_does_not_hold_is_an_answer_and_no_error(
 ) -> None:
     error = answer("TransactionCanceledException", 400, "None", *reasons)
     assert OPERATIONS[operation](Ledger(Broken(error), "orders")) is answered
+
+
+class Busy(Broken):
+    """DynamoDB, while one transaction after another is writing to the row: so many times."""
+
+    def __init__(self, real: Any, times: int) -> None:
+        super().__init__(answer("TransactionConflictException"))
+        self.real, self.times = real, times
+
+    def __getattr__(self, name: str) -> Any:
+        if self.times:
+            self.times -= 1
+            return super().__getattr__(name)
+        return getattr(self.real, name)
+
+
+def test_a_write_waits_for_transactions_on_its_row_but_not_for_ever(
+    dynamodb: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("gateway.ledger.time.sleep", slept.append)
+    monkeypatch.setattr("gateway.ledger.random.uniform", lambda least, most: most)
+    Ledger(Busy(dynamodb, 4), "orders").set_live("u-1", Live(True, 5), NOW)
+    assert slept == [0.05, 0.1, 0.2, 0.4]
+    assert person(Ledger(dynamodb, "orders")).live == Live(True, 5)
+    with pytest.raises(LedgerThrottled):
+        Ledger(Busy(dynamodb, 5), "orders").set_live("u-1", Live(True, 6), NOW)
+    assert person(Ledger(dynamodb, "orders")).live == Live(True, 5)
 
 
 def test_a_missing_table_is_refused(dynamodb: Any) -> None:

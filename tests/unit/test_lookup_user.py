@@ -106,9 +106,16 @@ class TestLiveAccess:
         steps.ledger.hold(sub, {"reason": "spam", "requested_by": "jo", "at": 1})
         assert self.lives(look()) == ({"sub": sub, **self.NOTHING}, self.NOTHING)
 
-    def test_of_who_is_left_alone_is_what_they_have(self, steps: Steps, look: Lookup, sub: str) -> None:
+    def test_of_who_is_left_alone_is_what_it_was(self, steps: Steps, look: Lookup, sub: str) -> None:
         steps.users.update(sub, dapp_limit=3)
-        assert look(access={"wanted": None})["live_target"] == {"active": True, "dapp_limit": 3}
+        assert look(access={"wanted": None})["live_target"] == {"active": True, "dapp_limit": 5}
+
+    def test_of_an_adopted_user_whose_grant_has_ended_should_be_nothing(self, steps: Steps, look: Lookup) -> None:
+        sub = str(steps.buyer(EMAIL, "cus_other", provider="NONE").sub)
+        steps.ledger.link(["cus_1"], sub, replacing=None, before={"dapp_limit": 7, "payment_status": "VIP"})
+        found = look(access={"wanted": False, "dapp_limit": 0})
+        assert (found["target"]["enabled"], found["live_target"]) == (True, self.NOTHING)
+        assert look()["live_target"] == {"active": True, "dapp_limit": 7}
 
     def test_of_who_is_comped_is_what_they_have(self, steps: Steps, look: Lookup, sub: str) -> None:
         steps.write(sub, **{"custom:payment_provider": "ADMIN", "custom:num_dapps": "40"})

@@ -357,7 +357,6 @@ class TestExplanation:
     def test_of_an_adopted_user_whose_grant_ended(self, operators: Operators) -> None:
         sub = operators.stranger(**{"custom:num_dapps": "2"})
         operators.ledger.link(["cus_1"], sub, replacing=None, before={"dapp_limit": 2, "payment_status": ""})
-        operators.ledger.set_live(sub, Live(True, 2), 1)
         operators.stripe.subscribes("cus_1", subscription(status="canceled"))
         explained = self.explained(operators)
         assert explained["target"] == {"enabled": True, "dapp_limit": 2, "payment_status": ""}

@@ -81,7 +81,8 @@ class TestOrder:
     def test_that_is_fulfilled_is_none_of_these(self, operators: Operators) -> None:
         operators.failed()
         operators.close("evt_1")
-        assert operators.update() == {"email": EMAIL, "orders": [], "next": None}
+        said = operators.update()
+        assert (said["email"], said["next"], [each["id"] for each in said["orders"]]) == (EMAIL, None, ["cus_1"])
 
     def test_that_was_fulfilled_meanwhile_is_left_alone(
         self, operators: Operators, monkeypatch: pytest.MonkeyPatch
@@ -95,9 +96,9 @@ class TestOrder:
             return found
 
         monkeypatch.setattr(Ledger, "orders", then_closed)
-        line = operators.update()["orders"][0]
+        line, _ = operators.update()["orders"]
         assert (line["result"], line["why"], line["console"]) == ("nothing to do", "it was fulfilled meanwhile", None)
-        assert runs(operators) == []
+        assert "evt_1-r2" not in runs(operators)
 
     def test_whose_person_was_healed_after_the_page_was_read_is_left_alone(
         self, operators: Operators, monkeypatch: pytest.MonkeyPatch
@@ -116,10 +117,11 @@ class TestOrder:
 
     def test_that_cannot_be_used_is_not_run(self, operators: Operators) -> None:
         operators.ledger.record(replace(ORDER, event_id="evt_bad"), NOW, problem="customer is missing")
-        line = operators.update()["orders"][0]
+        line, _ = operators.update()["orders"]
         assert (line["result"], line["execution"]) == ("nothing to do", None)
         assert line["why"] == "its content cannot be used; resend the event in Stripe once that is mended"
-        assert (runs(operators), operators.order("evt_bad")["attempts"]) == ([], 0)
+        assert operators.order("evt_bad")["attempts"] == 0
+        assert not any(name.startswith("evt_bad") for name in runs(operators))
 
     @pytest.mark.parametrize("unusable", [1, 9, 10, 25])
     def test_is_run_however_many_others_cannot_be_used(self, operators: Operators, unusable: int) -> None:
@@ -172,10 +174,33 @@ class TestPerson:
         assert results(operators.update()) == {"started": 4}
         assert runs(operators) == sorted([f"{linked}-r2", f"{new}-r2"])
 
-    def test_without_orders_gets_none(self, operators: Operators) -> None:
+    @pytest.mark.parametrize("linked", [("cus_1",), ("cus_2", "cus_1")])
+    def test_without_open_orders_is_looked_at_all_the_same(self, operators: Operators, linked: tuple[str, ...]) -> None:
+        """An operator has changed something that no event tells of."""
+        operators.buyer(EMAIL, *linked)
+        (line,) = operators.update()["orders"]
+        assert (line["id"], line["result"]) == ("cus_1", "started")
+        assert line["why"] == "nothing was open; billing looks at the person"
+        assert line["execution"] == f"{EXECUTION}{line['event']}"
+        run = {"event_id": line["event"], "order_id": "cus_1", "customer_id": "cus_1"}
+        assert operators.machine.executions == {line["event"]: run}
+        order = operators.order(line["event"])
+        assert (order["event_type"], order["livemode"], order["state"]) == ("gateway.recheck", False, "RECEIVED")
+
+    def test_without_open_orders_and_without_a_user_gets_a_run_for_each_customer(self, operators: Operators) -> None:
+        for party in ("cus_1", "cus_2"):
+            operators.close(*operators.orders(1, party))
+        assert sorted(each["id"] for each in operators.update()["orders"]) == ["cus_1", "cus_2"]
+        assert len(runs(operators)) == 2
+
+    def test_without_open_orders_is_looked_at_from_the_first_page_only(self, operators: Operators) -> None:
         operators.buyer()
-        assert operators.update()["orders"] == []
-        assert operators.machine.calls == []
+        operators.orders(101)
+        page = operators.update()
+        operators.machine.executions.clear()
+        operators.close(*operators.orders(101))
+        assert operators.update(next=page["next"])["orders"] == []
+        assert runs(operators) == []
 
     @pytest.mark.parametrize(
         ("attributes", "banned", "stood", "live"),
@@ -200,6 +225,14 @@ class TestPerson:
         assert person is not None
         assert person.live == live
         assert operators.row(f"LEASE#{sub}", "LEASE") == {}
+
+    def test_who_is_comped_no_more_signs_in_again(self, operators: Operators) -> None:
+        sub = operators.stranger(**{"custom:num_dapps": "7"})
+        operators.ledger.set_live(sub, Live(True, 7), 1)
+        operators.update()
+        person = operators.ledger.person(sub)
+        assert person is not None
+        assert person.signed_out_at == int(operators.clock.now)
 
     def test_who_never_bought_and_is_not_comped_is_left_alone(self, operators: Operators) -> None:
         sub = operators.stranger(**{"custom:num_dapps": "7"})
@@ -273,8 +306,8 @@ class TestTwice:
         names = operators.orders(5)
         operators.update()
         operators.close(*names)
-        assert operators.update()["orders"] == []
-        assert len(runs(operators)) == 1
+        assert [each["id"] for each in operators.update()["orders"]] == ["cus_1"]
+        assert len(runs(operators)) == 2
 
 
 class TestAtTheSameTime:

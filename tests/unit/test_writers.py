@@ -188,6 +188,17 @@ class TestDisableUser:
         assert live(steps, user) == Live()
         assert steps.users.get(str(user.sub)) == replace(user, linked=False)
 
+    @pytest.mark.parametrize("active", [True, False])
+    def test_has_old_tokens_stay_refused_when_it_ends_something(self, steps: Steps, active: bool) -> None:
+        user = steps.buyer()
+        given = steps.state(user, access={"wanted": False, "dapp_limit": 0, "status": "FAILED"})
+        given["lookup"]["live"] |= {"active": active, "dapp_limit": 5}
+        given["lookup"]["live_target"] = {"active": False, "dapp_limit": 0}
+        steps.run("DisableUser", given)
+        person = steps.ledger.person(str(user.sub))
+        assert person is not None
+        assert person.signed_out_at == (int(steps.clock.now) if active else 0)
+
     def test_says_who_disables_before_it_does(self, steps: Steps) -> None:
         """A kill in between must not look like an operator's ban."""
         user = steps.buyer()

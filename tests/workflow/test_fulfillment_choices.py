@@ -108,8 +108,8 @@ def _banned_by_hand(world: World) -> None:
     world.disable_by_hand(world.add_payer())
 
 
-def _is_left_alone_and_has_another_limit(world: World) -> None:
-    world.write_by_hand(world.add_payer(), num_dapps="2")
+def _is_left_alone_and_was_disabled(world: World) -> None:
+    world.ledger.set_live(world.add_lapsed(), Live(True, 3), 1)
     world.billing.subscribe("cus_first", 3, status="frozen_by_martians")
 
 
@@ -126,7 +126,7 @@ BRANCHES: list[tuple[int, Callable[[World], object]]] = [
     (0, bought_before_the_deletion),
     (1, _comped_by_hand),
     (1, _banned_by_hand),
-    (1, _is_left_alone_and_has_another_limit),
+    (1, _is_left_alone_and_was_disabled),
     (1, _deleted_by_hand),
     (2, _nothing_known),
     (2, _event_after_the_deletion),

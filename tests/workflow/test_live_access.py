@@ -45,23 +45,22 @@ def test_does_not_see_the_status_of_a_payer_in_grace(world: World) -> None:
     assert world.person().live == Live(True, 3)
 
 
-def test_of_an_adopted_user_ends_at_what_they_had_before(world: World) -> None:
+def test_of_an_adopted_user_ends_with_the_grant_although_cognito_lets_them_sign_in(world: World) -> None:
     world.add_user(num_dapps="2", payment_status="VIP")
     world.billing.subscribe("cus_first", 5)
     world.happens()
     assert world.person().live == Live(True, 5)
     world.billing.change_status("cus_first", "canceled")
     world.happens()
-    assert world.person().live == Live(True, 2)
+    assert world.person().live == Live()
+    assert (world.user().enabled, world.user().limit) == (True, "2")
 
 
-def test_of_an_adopted_user_who_had_no_limit_ends_at_none(world: World) -> None:
-    world.add_user()
-    world.billing.subscribe("cus_first", 5)
+def test_is_left_as_it_is_while_nobody_can_tell_what_is_paid(world: World) -> None:
+    world.write_by_hand(world.add_payer(), num_dapps="40")
+    world.billing.subscribe("cus_first", 3, status="frozen_by_martians")
     world.happens()
-    world.billing.change_status("cus_first", "canceled")
-    world.happens()
-    assert world.person().live == Live(True, 0)
+    assert world.person().live == Live(True, 3)
 
 
 def test_ends_with_a_ban_in_the_console_at_the_next_look(world: World) -> None:
