@@ -53,6 +53,18 @@ class Miser(StripeAccount):
 sys.exit(demo.main(Miser()))
 """
 
+TOO_TRUSTING = """
+import base64, json, sys
+from tests.local import demo, front
+
+def believe(api, route, authorizer, event):
+    claims = event["headers"]["authorization"].split(".")[1]
+    return {"sub": json.loads(base64.urlsafe_b64decode(claims + "=="))["sub"]}
+
+front.HttpApi._verdict = believe
+sys.exit(demo.main())
+"""
+
 
 def environment(**more: str) -> dict[str, str]:
     rest = {name: value for name, value in os.environ.items() if name not in ("PORT", "STRIPE_API_BASE")}
@@ -103,6 +115,15 @@ class TestDemo:
         log = re.search(r"log of the functions: (.+)", done.stdout)
         assert log
         assert "SetDappLimit" in Path(log[1]).read_text(encoding="utf-8")
+
+    def test_dapps_for_a_token_of_somebody_who_has_lost_access_fail_it(self) -> None:
+        done = python("-c", TOO_TRUSTING, PYTHONIOENCODING="utf-8")
+        assert done.returncode == 1, done.stdout + done.stderr
+        shown = re.escape("✗ list dapps with it\n     expected: (403, {'message': 'Forbidden'})\n     actual:   (200, ")
+        assert re.search(shown, done.stdout), done.stdout
+        outcomes = re.findall(r"^ +\d\. .+?  +(ok|FAILED|not played) ", done.stdout, re.MULTILINE)
+        assert outcomes == ["ok", "ok", "ok", "FAILED", *["not played"] * 5]
+        assert "NOT as it should be" in done.stdout.splitlines()[-1]
 
     @pytest.mark.parametrize(
         ("wrong", "said"),

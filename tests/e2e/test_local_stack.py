@@ -11,6 +11,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from moto.cognitoidp.models import cognitoidp_backends
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from werkzeug.test import Client
 
-from tests.local import front
+from tests.e2e.conftest import Gateway
+from tests.local import front, moto_fixes
 from tests.local.front import HttpApi
 from tests.local.lambda_service import Answer, TooManyRequestsError
 from tests.local.stack import ACCESS_KEY, SECRET_KEY, LocalStack
@@ -309,7 +312,7 @@ def write_project(folder: Path, template: str = TEMPLATE) -> Path:
 def _open_routes() -> Iterator[None]:
     """Of the product only Stripe's route is open; of the template here most are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(front, "OPEN_ROUTES", {"/echo", "/items/{id}", "/fail", "/busy"})
+        patch.setattr(front, "OPEN_ROUTES", front.OPEN_ROUTES | {"/echo", "/items/{id}", "/fail", "/busy"})
         yield
 
 
@@ -641,6 +644,7 @@ class TestHttpApi:
         def invoke(function: str, payload: bytes) -> Answer:
             asked.append((function, json.loads(payload)))
             answer = answers.pop(0) if function == "guard" else {"statusCode": 200, "body": "in"}
+            answer = answer() if callable(answer) else answer
             return Answer(json.dumps(answer).encode(), answer == "failed")
 
         authorizer = {
@@ -661,8 +665,9 @@ class TestHttpApi:
         api = HttpApi(body, invoke, credentials={}, region="r", account_id="1", clock=lambda: now[0])
         return api, asked, now
 
-    def get(self, api: HttpApi, token: str | None = "Bearer x") -> tuple[int, str]:
-        answer = Client(api).get("/guarded/7?q=1", headers={"Authorization": token} if token else {})
+    def get(self, api: HttpApi, token: str | None = "Bearer x", **headers: str) -> tuple[int, str]:
+        headers |= {"Authorization": token} if token else {}
+        answer = Client(api).get("/guarded/7?q=1", headers=headers)
         return answer.status_code, answer.text
 
     def test_whom_a_lambda_authorizer_lets_in_the_function_learns(self) -> None:
@@ -704,6 +709,46 @@ class TestHttpApi:
         now[0] = 60.0
         assert self.get(api)[0] == 403
 
+    def test_an_answer_is_kept_for_all_identity_sources_together(self) -> None:
+        yes, no = {"isAuthorized": True}, {"isAuthorized": False}
+        sources = ["$request.header.Authorization", "$request.header.X-Shop"]
+        api, asked, _ = self.guarded([yes, no, no], identitySource=sources, authorizerResultTtlInSeconds=60)
+        for token, shop, status in [("x", "one", 200), ("x", "two", 403), ("y", "one", 403), ("x", "one", 200)]:
+            assert self.get(api, token, **{"x-sHOP": shop})[0] == status
+        questions = [event["identitySource"] for function, event in asked if function == "guard"]
+        assert questions == [["x", "one"], ["x", "two"], ["y", "one"]]
+        assert self.get(api, "x")[0] == 401
+        assert self.get(api, "x", **{"X-Shop": ""})[0] == 401
+
+    def test_a_kept_answer_comes_with_its_context(self) -> None:
+        api, asked, _ = self.guarded([{"isAuthorized": True, "context": {"n": 1}}], authorizerResultTtlInSeconds=60)
+        assert [self.get(api)[0] for _ in range(2)] == [200, 200]
+        contexts = [event["requestContext"]["authorizer"] for function, event in asked if function == "f"]
+        assert contexts == [{"lambda": {"n": 1}}] * 2
+
+    @pytest.mark.parametrize(("seconds", "status"), [(10.0, 200), (10.1, 500)])
+    def test_an_authorizer_is_waited_for_ten_seconds(self, seconds: float, status: int) -> None:
+        answers: list[Any] = [lambda: now.__setitem__(0, now[0] + seconds) or {"isAuthorized": True}]
+        api, asked, now = self.guarded(answers, authorizerResultTtlInSeconds=60)
+        answers.append({"isAuthorized": False})
+        assert self.get(api)[0] == status
+        assert [function for function, _ in asked] == ["guard", "f"][: 2 if status == 200 else 1]
+        assert self.get(api)[0] == (200 if status == 200 else 403)  # an answer that came too late is not kept
+
+    def test_while_an_authorizer_is_throttled_nobody_is_let_in_and_nothing_is_kept(self) -> None:
+        def throttled() -> None:
+            raise TooManyRequestsError("guard")
+
+        api, asked, _ = self.guarded([throttled, throttled, {"isAuthorized": True}], authorizerResultTtlInSeconds=60)
+        assert self.get(api) == (500, '{"message": "Internal Server Error"}')
+        assert [self.get(api)[0] for _ in range(2)] == [500, 200]
+        assert [function for function, _ in asked] == ["guard"] * 3 + ["f"]
+
+    @pytest.mark.parametrize("error", ["failed", None, {}, {"isAuthorized": 1}])
+    def test_no_error_of_an_authorizer_is_kept(self, error: Any) -> None:
+        api, _, _ = self.guarded([error, error, {"isAuthorized": True}], authorizerResultTtlInSeconds=3600)
+        assert [self.get(api)[0] for _ in range(3)] == [500, 500, 200]
+
     def test_without_a_time_to_live_it_is_asked_at_every_call(self) -> None:
         api, _, _ = self.guarded([{"isAuthorized": True}, {"isAuthorized": False}])
         assert [self.get(api)[0] for _ in range(2)] == [200, 403]
@@ -716,13 +761,36 @@ class TestHttpApi:
             {"enableSimpleResponses": False},
             {"identitySource": ["$request.querystring.t"]},
             {"identitySource": []},
+            {"identitySource": ["$request.header.Authorization", "$context.path"]},
+            {"authorizerUri": "arn:x/stages/guard"},
             {"authorizerResultTtlInSeconds": 3601},
+            {"authorizerResultTtlInSeconds": -1},
             {"authorizerCredentials": "arn"},
         ],
     )
     def test_a_lambda_authorizer_of_another_kind_is_an_error_when_built(self, definition: Any) -> None:
         with pytest.raises(NotImplementedError, match="authorizer Guard"):
             self.guarded([], **definition)
+
+    @pytest.mark.parametrize("key", ["authorizerResultTtlInSeconds", "enableSimpleResponses", "identitySource"])
+    def test_what_a_lambda_authorizer_does_not_say_is_not_guessed(self, key: str, monkeypatch: Any) -> None:
+        build = front._authorizer
+        monkeypatch.setattr(
+            front,
+            "_authorizer",
+            lambda name, definition: build(name, {k: value for k, value in definition.items() if k != key}),
+        )
+        with pytest.raises(NotImplementedError, match="authorizer Guard"):
+            self.guarded([])
+
+    @pytest.mark.parametrize("security", [[{"Guard": []}, {"Iam": []}], [{"Guard": [], "Iam": []}]])
+    def test_a_route_with_two_authorizers_is_an_error_when_built(self, security: Any) -> None:
+        integration = {"type": "aws_proxy", "payloadFormatVersion": "2.0", "uri": "arn:x/functions/f/invocations"}
+        operation = {"x-amazon-apigateway-integration": integration, "security": security}
+        schemes = {name: {"x-amazon-apigateway-authtype": "awsSigv4"} for name in ("Guard", "Iam")}
+        body = {"paths": {"/": {"get": operation}}, "components": {"securitySchemes": schemes}}
+        with pytest.raises(NotImplementedError, match="Guard"):
+            HttpApi(body, lambda *_: None, credentials={}, region="", account_id="")
 
     def test_outputs_have_the_local_address(self, stack: LocalStack) -> None:
         assert stack.outputs == {"Url": f"{stack.api}/echo"}
@@ -1110,6 +1178,46 @@ class TestStorage:
 # ------------------------------------------------------------------------------------------- Cognito
 
 
+RESERVED = [
+    *("acr", "amr", "at_hash", "aud", "auth_time", "azp", "cognito:username", "client_id", "dev:own", "device_key"),
+    *("event_id", "exp", "iat", "identities", "iss", "jti", "nbf", "nonce", "origin_jti", "scope", "sub", "token_use"),
+    *("username", "version"),
+]
+"""Claims that no trigger changes, by Cognito's guide."""
+
+TOKENS = {"id": "IdToken", "access": "AccessToken"}
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    return claims
+
+
+class Trigger:
+    """A pre-token-generation trigger in place of ClaimsFunction: what it was asked, and what it answers."""
+
+    def __init__(self, stack: LocalStack) -> None:
+        self.pool = cognitoidp_backends[stack.account_id][stack.region].user_pools[stack.user_pool_id]
+        self.config = self.pool.extended_config["LambdaConfig"]["PreTokenGenerationConfig"]
+        self.asked: list[Any] = []
+        self.answer: Callable[[Any], Any] = lambda event: event
+
+    def __call__(self, _: str, payload: bytes) -> Answer:
+        event = json.loads(payload)
+        self.asked.append(event)
+        return Answer(json.dumps(self.answer(event)).encode(), failed=False)
+
+    def says(self, **details: Any) -> None:
+        """From now on, where its version wants it."""
+        name = "claimsOverrideDetails" if self.config["LambdaVersion"] == "V1_0" else "claimsAndScopeOverrideDetails"
+        self.answer = lambda event: {**event, "response": {name: details}}
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the pool has made."""
+        return len(self.pool.access_tokens) + len(self.pool.id_tokens)
+
+
 class TestCognito:
     """Each test works on a user of its own."""
 
@@ -1424,7 +1532,7 @@ class TestCognito:
     def test_the_id_token_holds_what_the_client_may_read(self, stack: LocalStack) -> None:
         values = {"email_verified": "true", "custom:units": "7", "custom:note": "inner"}
         tokens = self.confirmed(stack, "Claims@example.com", **values)
-        claims = json.loads(base64.urlsafe_b64decode(tokens["IdToken"].split(".")[1] + "=="))
+        claims = claims_of(tokens["IdToken"])
         assert claims["email"] == "Claims@example.com"
         assert claims["email_verified"] is True
         assert claims["custom:units"] == "7"
@@ -1434,13 +1542,20 @@ class TestCognito:
         names = {entry["Name"] for entry in user["UserAttributes"]}
         assert names == {"sub", "email", "email_verified", "custom:units"}
 
+    def test_the_email_in_the_id_token_is_the_users_whatever_they_signed_in_with(self, stack: LocalStack) -> None:
+        self.confirmed(stack, "signed@example.com")
+        sub = self.attributes(stack, "signed@example.com")["sub"]
+        for name in (sub, "SIGNED@example.com"):
+            tokens = self.sign_in(stack, name)["AuthenticationResult"]
+            assert claims_of(tokens["IdToken"])["email"] == "signed@example.com"
+
     def test_the_trigger_adds_claims_to_both_tokens_but_changes_no_reserved_one(self, stack: LocalStack) -> None:
         tokens = self.confirmed(stack, "trigger@example.com")
         fresh = self.refresh(stack, tokens["RefreshToken"])["AuthenticationResult"]
         sub = self.attributes(stack, "trigger@example.com")["sub"]
         for answer, source in ((tokens, "TokenGeneration_Authentication"), (fresh, "TokenGeneration_RefreshTokens")):
             for name, use in (("IdToken", "id"), ("AccessToken", "access")):
-                claims = json.loads(base64.urlsafe_b64decode(answer[name].split(".")[1] + "=="))
+                claims = claims_of(answer[name])
                 assert (claims["source"], claims["units"]) == (source, 7)
                 assert (claims["sub"], claims["token_use"]) == (sub, use)
                 assert claims["exp"] - claims["iat"] == 15 * 60
@@ -1450,6 +1565,207 @@ class TestCognito:
         self.update(stack, "broken@example.com", **{"custom:note": "fail"})
         code = error_of(lambda: self.sign_in(stack, "broken@example.com"))
         assert code == "UserLambdaValidationException"
+
+    @pytest.fixture
+    def trigger(self, stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> Trigger:
+        trigger = Trigger(stack)
+        monkeypatch.setattr(moto_fixes, "invoke", trigger)
+        return trigger
+
+    @pytest.fixture
+    def first_version(self, trigger: Trigger, monkeypatch: pytest.MonkeyPatch) -> Trigger:
+        monkeypatch.setitem(trigger.config, "LambdaVersion", "V1_0")
+        return trigger
+
+    def test_the_trigger_is_asked_once_for_all_tokens_of_a_sign_in(self, stack: LocalStack, trigger: Trigger) -> None:
+        self.confirmed(stack, "asked@example.com", **{"custom:note": "n"})
+        sub = self.attributes(stack, "asked@example.com")["sub"]
+        (event,) = trigger.asked
+        attributes = {"sub": sub, "email": "asked@example.com", "custom:note": "n", "cognito:user_status": "CONFIRMED"}
+        assert attributes.items() <= event["request"].pop("userAttributes").items()
+        assert event == {
+            "version": "2",
+            "triggerSource": "TokenGeneration_Authentication",
+            "region": stack.region,
+            "userPoolId": stack.user_pool_id,
+            "userName": sub,
+            "callerContext": {"awsSdkVersion": "aws-sdk-unknown-unknown", "clientId": stack.user_pool_client_id},
+            "request": {
+                "groupConfiguration": {"groupsToOverride": [], "iamRolesToOverride": [], "preferredRole": None},
+                "scopes": ["aws.cognito.signin.user.admin"],
+            },
+            "response": {"claimsAndScopeOverrideDetails": None},
+        }
+
+    def test_each_token_gets_its_own_claims(self, stack: LocalStack, trigger: Trigger) -> None:
+        trigger.says(
+            idTokenGeneration={"claimsToAddOrOverride": {"a": [1, {"b": True}]}, "claimsToSuppress": ["email"]},
+            accessTokenGeneration={"claimsToAddOrOverride": {"c": None}},
+        )
+        tokens = self.confirmed(stack, "own@example.com")
+        identity, access = (claims_of(tokens[name]) for name in TOKENS.values())
+        assert (identity["a"], access["c"]) == ([1, {"b": True}], None)
+        assert {"email", "c"}.isdisjoint(identity)
+        assert "a" not in access
+
+    def test_the_trigger_learns_by_which_way_somebody_signs_in(self, stack: LocalStack, trigger: Trigger) -> None:
+        cognito, email, pool = stack.client("cognito-idp"), "ways@example.com", stack.user_pool_id
+        flows = ["ALLOW_ADMIN_USER_PASSWORD_AUTH", "ALLOW_REFRESH_TOKEN_AUTH"]
+        admin = cognito.create_user_pool_client(UserPoolId=pool, ClientName="admin", ExplicitAuthFlows=flows)
+        ids = {"UserPoolId": pool, "ClientId": admin["UserPoolClient"]["ClientId"]}
+
+        def source() -> str:
+            (event,) = trigger.asked
+            trigger.asked.clear()
+            return str(event["triggerSource"])
+
+        def challenged(challenge: Any, call: Any, **more: Any) -> Any:
+            assert trigger.asked == []  # no tokens yet
+            answer = {"USERNAME": email, "NEW_PASSWORD": self.PASSWORD}
+            name, session = challenge["ChallengeName"], challenge["Session"]
+            return call(**more, ChallengeName=name, Session=session, ChallengeResponses=answer)["AuthenticationResult"]
+
+        def as_admin(flow: str, **parameters: str) -> Any:
+            return cognito.admin_initiate_auth(**ids, AuthFlow=flow, AuthParameters=parameters)
+
+        self.create(stack, email)
+        challenge = self.sign_in(stack, email, stack.outbox[-1].temporary_password)
+        challenged(challenge, cognito.respond_to_auth_challenge, ClientId=stack.user_pool_client_id)
+        assert source() == "TokenGeneration_NewPasswordChallenge"
+        tokens = self.sign_in(stack, email)["AuthenticationResult"]
+        assert source() == "TokenGeneration_Authentication"
+        self.refresh(stack, tokens["RefreshToken"])
+        assert source() == "TokenGeneration_RefreshTokens"
+
+        temporary = "Temporary-4-now"
+        cognito.admin_set_user_password(UserPoolId=pool, Username=email, Password=temporary, Permanent=False)
+        challenge = as_admin("ADMIN_USER_PASSWORD_AUTH", USERNAME=email, PASSWORD=temporary)
+        challenged(challenge, cognito.admin_respond_to_auth_challenge, **ids)
+        assert source() == "TokenGeneration_NewPasswordChallenge"
+        tokens = as_admin("ADMIN_USER_PASSWORD_AUTH", USERNAME=email, PASSWORD=self.PASSWORD)["AuthenticationResult"]
+        assert source() == "TokenGeneration_Authentication"
+        as_admin("REFRESH_TOKEN_AUTH", REFRESH_TOKEN=tokens["RefreshToken"])
+        assert source() == "TokenGeneration_RefreshTokens"
+
+    def test_version_1_adds_texts_to_the_id_token_alone(self, stack: LocalStack, first_version: Trigger) -> None:
+        first_version.says(claimsToAddOrOverride={"limit": "3", "name": "N"}, claimsToSuppress=["email", "scope"])
+        tokens = self.confirmed(stack, "first@example.com")
+        (event,) = first_version.asked
+        assert (event["version"], event["response"]) == ("1", {"claimsOverrideDetails": None})
+        assert event["request"].keys() == {"userAttributes", "groupConfiguration"}
+        identity, access = (claims_of(tokens[name]) for name in TOKENS.values())
+        assert (identity["limit"], identity["name"], "email" in identity) == ("3", "N", False)
+        assert {"limit", "name"}.isdisjoint(access)
+        assert access["scope"] == "aws.cognito.signin.user.admin"
+
+    @pytest.mark.parametrize("value", [3, True, None, ["3"], {"n": "3"}])
+    def test_in_version_1_only_texts_are_claims(self, stack: LocalStack, first_version: Trigger, value: Any) -> None:
+        email = f"texts-{type(value).__name__}@example.com"
+        self.confirmed(stack, email)
+        before = first_version.tokens
+        first_version.says(claimsToAddOrOverride={"limit": value})
+        assert error_of(lambda: self.sign_in(stack, email)) == "InvalidLambdaResponseException"
+        assert first_version.tokens == before
+
+    def test_no_trigger_changes_or_removes_a_reserved_claim(self, stack: LocalStack, trigger: Trigger) -> None:
+        plain = self.confirmed(stack, "reserved@example.com")
+        change = {"claimsToAddOrOverride": dict.fromkeys(RESERVED, "forged"), "claimsToSuppress": []}
+        remove = {"claimsToAddOrOverride": {}, "claimsToSuppress": RESERVED}
+        for said in (change, remove):
+            trigger.says(idTokenGeneration=said, accessTokenGeneration=said)
+            tokens = self.sign_in(stack, "reserved@example.com")["AuthenticationResult"]
+            for name in TOKENS.values():
+                claims, as_ever = claims_of(tokens[name]), claims_of(plain[name])
+                assert claims.keys() == as_ever.keys()
+                assert "forged" not in claims.values()
+                assert {key for key in claims if claims[key] != as_ever[key]} <= {
+                    "auth_time", "exp", "iat", "jti", "origin_jti"
+                }  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("details", "groups"),
+        [
+            ({}, ["staff"]),
+            ({"groupOverrideDetails": {"groupsToOverride": ["staff"]}}, ["staff"]),
+            ({"groupOverrideDetails": {"groupsToOverride": ["guests", "new"]}}, ["guests", "new"]),
+            ({"groupOverrideDetails": {"groupsToOverride": []}}, None),
+            ({"groupOverrideDetails": {}}, None),
+            ({"groupOverrideDetails": None}, None),
+        ],
+    )
+    @pytest.mark.parametrize("version", ["V1_0", "V2_0"])
+    def test_groups_are_those_that_the_trigger_hands_back(
+        self,
+        stack: LocalStack,
+        trigger: Trigger,
+        monkeypatch: pytest.MonkeyPatch,
+        version: str,
+        details: Any,
+        groups: list[str] | None,
+    ) -> None:
+        monkeypatch.setitem(trigger.config, "LambdaVersion", version)
+        cognito, email = stack.client("cognito-idp"), f"groups-{version}-{abs(hash(str(details)))}@example.com"
+        if "staff" not in {group.group_name for group in trigger.pool.groups.values()}:
+            cognito.create_group(UserPoolId=stack.user_pool_id, GroupName="staff")
+        self.confirmed(stack, email)
+        cognito.admin_add_user_to_group(UserPoolId=stack.user_pool_id, Username=email, GroupName="staff")
+        trigger.says(**details)
+        tokens = self.sign_in(stack, email)["AuthenticationResult"]
+        assert trigger.asked[-1]["request"]["groupConfiguration"]["groupsToOverride"] == ["staff"]
+        assert [claims_of(tokens[name]).get("cognito:groups") for name in TOKENS.values()] == [groups, groups]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            None,
+            "text",
+            [],
+            {},
+            {"response": None},
+            {"response": "text"},
+            {"response": {"claimsAndScopeOverrideDetails": "text"}},
+            {"response": {"claimsAndScopeOverrideDetails": {"idTokenGeneration": ["a"]}}},
+            {"response": {"claimsAndScopeOverrideDetails": {"idTokenGeneration": {"claimsToAddOrOverride": ["a"]}}}},
+            {"response": {"claimsAndScopeOverrideDetails": {"accessTokenGeneration": {"claimsToSuppress": "email"}}}},
+            {"response": {"claimsAndScopeOverrideDetails": {"groupOverrideDetails": ["staff"]}}},
+            {"response": {"claimsAndScopeOverrideDetails": {"groupOverrideDetails": {"groupsToOverride": "staff"}}}},
+        ],
+    )
+    def test_an_answer_that_cannot_be_used_makes_no_token(
+        self, stack: LocalStack, trigger: Trigger, answer: Any
+    ) -> None:
+        email = f"answer-{abs(hash(str(answer)))}@example.com"
+        tokens = self.confirmed(stack, email)
+        before, trigger.answer = trigger.tokens, lambda _: answer
+        for call in (lambda: self.sign_in(stack, email), lambda: self.refresh(stack, tokens["RefreshToken"])):
+            assert error_of(call) == "InvalidLambdaResponseException"
+        assert trigger.tokens == before
+
+    @pytest.mark.parametrize("answer", [{"response": {}}, {"response": {"claimsAndScopeOverrideDetails": None}}])
+    def test_a_trigger_may_have_nothing_to_say(self, stack: LocalStack, trigger: Trigger, answer: Any) -> None:
+        trigger.answer = lambda _: answer
+        assert self.confirmed(stack, f"silent-{len(answer['response'])}@example.com")["AccessToken"]
+        assert len(trigger.asked) == 1
+
+    def test_a_trigger_that_cannot_be_invoked_makes_no_token(
+        self, stack: LocalStack, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def throttled(*_: Any) -> Any:
+            raise TooManyRequestsError("ClaimsFunction")
+
+        trigger, email = Trigger(stack), "unreachable-trigger@example.com"
+        tokens = self.confirmed(stack, email)
+        before = trigger.tokens
+        for name, value in (("LambdaArn", trigger.config["LambdaArn"] + "-ghost"), (None, throttled)):
+            with monkeypatch.context() as patch:
+                if name:
+                    patch.setitem(trigger.config, name, value)
+                else:
+                    patch.setattr(moto_fixes, "invoke", value)
+                for call in (lambda: self.sign_in(stack, email), lambda: self.refresh(stack, tokens["RefreshToken"])):
+                    assert error_of(call) == "UnexpectedLambdaException"
+        assert trigger.tokens == before
+        assert self.sign_in(stack, email)["AuthenticationResult"]
 
     def test_a_client_writes_only_its_write_attributes(self, stack: LocalStack) -> None:
         token = self.confirmed(stack, "writer@example.com")["AccessToken"]
@@ -1470,8 +1786,6 @@ class TestCognito:
         assert code == "NotAuthorizedException"
 
     def test_a_page_of_users_has_sixty(self, stack: LocalStack) -> None:
-        from moto.cognitoidp.models import cognitoidp_backends
-
         backend = cognitoidp_backends["123456789012"][stack.region]
         with pytest.raises(Exception, match="60"):
             backend.list_users(stack.user_pool_id, None, limit=61)
@@ -1494,6 +1808,25 @@ class TestLifeCycle:
     def test_only_one_stack_at_a_time(self, stack: LocalStack, folder: Path) -> None:
         with pytest.raises(RuntimeError, match="another LocalStack"):
             LocalStack({}, template=folder / "template.yaml")
+
+    @pytest.mark.parametrize(
+        ("tier", "triggers", "said"),
+        [
+            ("ESSENTIALS", "{PreTokenGeneration: !GetAtt ClaimsFunction.Arn}", "only PreTokenGenerationConfig"),
+            ("ESSENTIALS", "{PreSignUp: !GetAtt ClaimsFunction.Arn}", "only PreTokenGenerationConfig"),
+            ("PLUS", "{PreTokenGenerationConfig: {LambdaArn: x, LambdaVersion: V3_0}}", "V3_0"),
+            ("PLUS", "{PreTokenGenerationConfig: {LambdaArn: x}}", "None of PreTokenGenerationConfig"),
+            ("LITE", "{PreTokenGenerationConfig: {LambdaArn: x, LambdaVersion: V2_0}}", "LITE has no V2_0"),
+        ],
+    )
+    def test_a_trigger_that_does_not_run_here_is_an_error(
+        self, alone: None, tmp_path: Path, tier: str, triggers: str, said: str
+    ) -> None:
+        own = "LambdaConfig: {PreTokenGenerationConfig: {LambdaArn: !GetAtt ClaimsFunction.Arn, LambdaVersion: V2_0}}"
+        assert own in TEMPLATE
+        template = TEMPLATE.replace(own, f"LambdaConfig: {triggers}").replace("Tier: ESSENTIALS", f"Tier: {tier}")
+        with pytest.raises(TemplateError, match=f"Pool: .*{said}"):
+            LocalStack({}, template=write_project(tmp_path, template))
 
     def test_stacks_one_after_another_are_new(self, alone: None, folder: Path) -> None:
         pools = []
@@ -1530,3 +1863,88 @@ class TestLifeCycle:
             )
             until(lambda: stack.calls)
         assert time.monotonic() - began < 15
+
+
+# --------------------------------------------------------- the product's own functions in its place
+
+SUBSCRIBER = "keys@example.com"
+
+
+@pytest.fixture(scope="class")
+def product(shared: LocalStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """The product with one subscriber, who pays for two dapps."""
+    shared.close()
+    with Gateway(tmp_path_factory.mktemp("product")) as gateway:
+        gateway.subscriber(SUBSCRIBER, 2)
+        yield gateway
+
+
+class TestProduct:
+    """Comes last too: the product's authorizer and its trigger, as the stack asks them."""
+
+    @pytest.fixture
+    def fresh(self, product: Gateway) -> Iterator[Gateway]:
+        """Nobody has asked its authorizer yet."""
+        self.restart(product)
+        yield product
+        product.stack.keys_reachable = True
+
+    def restart(self, gateway: Gateway) -> None:
+        """The authorizer forgets the keys that it knows."""
+        functions, name = gateway.stack._functions, gateway.stack.template.physical["AuthorizeFunction"].ref
+        function = functions.find(name)
+        count = int(function.environment.get("RESTARTS", 0)) + 1
+        functions.update(replace(function, environment={**function.environment, "RESTARTS": str(count)}))
+
+    def token(self, gateway: Gateway) -> str:
+        return str(gateway.sign_in(SUBSCRIBER)["AccessToken"])
+
+    def ask(self, gateway: Gateway, token: str) -> int:
+        """What whoever shows this token is answered."""
+        status, told = post(gateway.stack, "/dapps", headers={"Authorization": f"Bearer {token}"}, method="GET")
+        assert (told.get("limit") == 2) is (status == 200)
+        return status
+
+    def test_tokens_of_the_old_key_and_of_the_new_one_are_good_after_a_rotation(self, fresh: Gateway) -> None:
+        old = self.token(fresh)
+        fresh.stack.rotate_keys()
+        new = self.token(fresh)
+        assert old.split(".")[0] != new.split(".")[0]
+        assert [self.ask(fresh, token) for token in (new, old)] == [200, 200]
+
+    def test_a_withdrawn_key_is_worth_nothing_once_the_authorizer_looks(self, fresh: Gateway) -> None:
+        old = self.token(fresh)
+        assert self.ask(fresh, old) == 200
+        fresh.stack.rotate_keys(withdraw=True)
+        new = self.token(fresh)
+        assert self.ask(fresh, old) == 200  # it knows that key, and asks for no other within the minute
+        assert self.ask(fresh, new) == 403
+        self.restart(fresh)
+        assert [self.ask(fresh, token) for token in (old, new)] == [403, 200]
+
+    def test_while_the_keys_are_out_of_reach_nobody_is_let_in_whose_key_is_not_known(self, fresh: Gateway) -> None:
+        token = self.token(fresh)
+        fresh.stack.keys_reachable = False
+        assert [self.ask(fresh, each) for each in (token, token)] == [500, 500]
+        fresh.stack.keys_reachable = True
+        self.restart(fresh)
+        assert self.ask(fresh, token) == 200
+        fresh.stack.keys_reachable = False
+        assert self.ask(fresh, token) == 200
+
+    def test_the_limit_is_in_both_tokens(self, product: Gateway) -> None:
+        tokens = product.sign_in(SUBSCRIBER)
+        for name in TOKENS.values():
+            assert claims_of(tokens[name]).items() >= {"dapp_limit": 2, "payment_status": "ACTIVE"}.items()
+
+
+class TestProductInTheTierLite:
+    """Comes last too."""
+
+    def test_the_limit_is_a_text_in_the_id_token(self, shared: LocalStack, tmp_path: Path) -> None:
+        shared.close()
+        with Gateway(tmp_path, UserPoolTier="LITE") as lite:
+            lite.subscriber(SUBSCRIBER, 2)
+            tokens = lite.sign_in(SUBSCRIBER)
+        assert claims_of(tokens["IdToken"]).items() >= {"dapp_limit": "2", "payment_status": "ACTIVE"}.items()
+        assert {"dapp_limit", "payment_status"}.isdisjoint(claims_of(tokens["AccessToken"]))

@@ -293,6 +293,7 @@ def raises(life: Life) -> None:
     life.check_user(BUYER, enabled=True, dapps=5, status="ACTIVE")
     life.check_reserves("def", limit=5)
     life.check_tokens(life.refresh(), dapps=5)
+    life.check("list dapps with the new access token", life.dapps(life.access_token)[0], 200)
 
 
 def cancels(life: Life) -> None:

@@ -444,25 +444,22 @@ def create_jwt(
     unit = (config.get("TokenValidityUnits") or {}).get(kind, "hours")
     seconds = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}[unit]
     lifetime = int(config.get(f"{kind}Validity") or 0) * seconds or expires_in
-    user = pool._get_user(username)
-    claims = dict(extra_data or {})
-    groups, added, suppressed = _overrides(pool, client_id, user, token_use)
-    claims = {name: value for name, value in (claims | added).items() if name not in suppressed}
-    if groups is not None:
-        claims["cognito:groups"] = groups
+    added, suppressed = _overrides(pool, client_id, pool._get_user(username), token_use)
+    claims = {**(extra_data or {}), **added}
+    claims = {name: value for name, value in claims.items() if name not in suppressed}
     token, lifetime = original(pool, client_id, username, token_use, lifetime, claims)
-    if pool.json_web_key.kid != _MOTO_KEY:
-        said = jwt.decode(token, pool.json_web_key).claims
-        token = jwt.encode({"kid": pool.json_web_key.kid, "alg": "RS256"}, said, pool.json_web_key)
-    return token, lifetime
+    said = jwt.decode(token, pool.json_web_key).claims
+    if "email" not in claims:  # moto says the username there
+        said.pop("email", None)
+    return jwt.encode({"kid": pool.json_web_key.kid, "alg": "RS256"}, said, pool.json_web_key), lifetime
 
 
-_MOTO_KEY = "dummy"
 _RESERVED = frozenset(
     {"acr", "amr", "at_hash", "aud", "auth_time", "azp", "client_id", "device_key", "event_id", "exp"}
 )
 _RESERVED |= {"iat", "identities", "iss", "jti", "nbf", "nonce", "origin_jti", "scope", "sub", "token_use", "username"}
 _RESERVED |= {"version"}
+_GENERATIONS = {"id": "idTokenGeneration", "access": "accessTokenGeneration"}
 
 
 class InvalidLambdaResponseError(JsonRESTError):
@@ -486,25 +483,29 @@ def _flow_source(flow: str) -> str:
     return "TokenGeneration_RefreshTokens" if "REFRESH_TOKEN" in flow else "TokenGeneration_Authentication"
 
 
-def _overrides(pool: Any, client_id: str, user: Any, token_use: str) -> tuple[list[str] | None, dict[str, Any], Any]:
-    """Groups (None: as they are), claims to add and claims to leave out; reserved ones stay what they are."""
+def _overrides(pool: Any, client_id: str, user: Any, token_use: str) -> tuple[dict[str, Any], set[str]]:
+    """Claims to add and claims to leave out; reserved ones stay what they are."""
     config = (pool.extended_config.get("LambdaConfig") or {}).get("PreTokenGenerationConfig")
     if not config:
-        return None, {}, ()
+        return {}, set()
     if getattr(_request, "details", None) is None:
         _request.details = _pre_token_generation(pool, config, client_id, user)
     details = _request.details
     if config["LambdaVersion"] == "V1_0":
         token = details if token_use == "id" else {}
     else:
-        token = details.get({"id": "idTokenGeneration", "access": "accessTokenGeneration"}[token_use]) or {}
+        token = details.get(_GENERATIONS[token_use]) or {}
     if token.get("scopesToAdd") or token.get("scopesToSuppress"):
         raise NotImplementedError("the local stack has no scopes")
-    added = token.get("claimsToAddOrOverride") or {}
-    if config["LambdaVersion"] == "V1_0" and not all(isinstance(value, str) for value in added.values()):
-        raise InvalidLambdaResponseError("Unrecognizable lambda output")
-    groups = (details.get("groupOverrideDetails") or {}).get("groupsToOverride")
-    return groups or None, _free(added), _free(dict.fromkeys(token.get("claimsToSuppress") or []))
+    added = _free(token.get("claimsToAddOrOverride") or {})
+    suppressed = set(_free(dict.fromkeys(token.get("claimsToSuppress") or [])))
+    if "groupOverrideDetails" in details:
+        # Cognito's guide: an empty or null object suppresses the groups.
+        if groups := (details["groupOverrideDetails"] or {}).get("groupsToOverride"):
+            added["cognito:groups"] = groups
+        else:
+            suppressed.add("cognito:groups")
+    return added, suppressed
 
 
 def _free(claims: dict[str, Any]) -> dict[str, Any]:
@@ -546,10 +547,27 @@ def _pre_token_generation(pool: Any, config: dict[str, str], client_id: str, use
         message = f"PreTokenGeneration failed with error {document.get('errorMessage')}."
         raise JsonRESTError("UserLambdaValidationException", message)
     response = document.get("response") if isinstance(document, dict) else None
-    if not isinstance(response, dict):
+    details = (response.get(answer_name) or {}) if isinstance(response, dict) else None
+    if not isinstance(details, dict) or not _understood(details, first=first):
         raise InvalidLambdaResponseError("Unrecognizable lambda output")
-    details: dict[str, Any] = response.get(answer_name) or {}
     return details
+
+
+def _understood(details: dict[str, Any], *, first: bool) -> bool:
+    """Whether claims and groups have the types that Cognito takes."""
+    tokens = [details] if first else [details.get(name) or {} for name in _GENERATIONS.values()]
+    groups = details.get("groupOverrideDetails") or {}
+    return (
+        all(isinstance(each, dict) for each in (*tokens, groups))
+        and all(isinstance(token.get("claimsToAddOrOverride") or {}, dict) for token in tokens)
+        and all(_texts(token.get("claimsToSuppress") or []) for token in tokens)
+        and _texts(groups.get("groupsToOverride") or [])
+        and (not first or _texts([*(details.get("claimsToAddOrOverride") or {}).values()]))
+    )
+
+
+def _texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 def rotate_keys(pool: Any, *, withdraw: bool) -> None:

@@ -830,7 +830,9 @@ def _check_triggers(logical_id: str, properties: Mapping[str, Any]) -> None:
         raise TemplateError(
             f"{logical_id}: of Cognito's triggers only PreTokenGenerationConfig runs in the local stack"
         )
-    version = triggers.get("PreTokenGenerationConfig", {}).get("LambdaVersion", "V1_0")
+    if not triggers:
+        return
+    version = triggers["PreTokenGenerationConfig"].get("LambdaVersion")
     if version not in ("V1_0", "V2_0"):
         raise TemplateError(f"{logical_id}: {version} of PreTokenGenerationConfig does not run in the local stack")
     if version == "V2_0" and properties.get("UserPoolTier") == "LITE":

@@ -190,7 +190,9 @@ class FakeLedger(Ledger):
     def record_change(self, sub: str, now: int, change: Change) -> None:
         """What it keeps is for operators; nothing reads it."""
 
-    def set_live(self, sub: str, live: Live, now: int, change: Change | None = None) -> None:
+    def set_live(
+        self, sub: str, live: Live, now: int, change: Change | None = None, *, signs_out: bool = False
+    ) -> None:
         self.world.people[sub] = replace(self.world.people[sub], live=live)
         self.world.decided = _with(self.world.decided, sub)
 

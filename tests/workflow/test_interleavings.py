@@ -545,7 +545,7 @@ def test_without_telling_the_authorizer_first_it_lets_in_whom_cognito_refuses(
 ) -> None:
     tell = FakeLedger.set_live
 
-    def later(self: FakeLedger, sub: str, live: Live, *more: Any) -> None:
+    def later(self: FakeLedger, sub: str, live: Live, *more: Any, **signs_out: bool) -> None:
         if live.active or not self.world.users[sub][1].enabled:
             tell(self, sub, live, *more)
 
@@ -556,7 +556,5 @@ def test_without_telling_the_authorizer_first_it_lets_in_whom_cognito_refuses(
 def test_without_asking_for_a_ban_a_run_lets_in_who_is_banned_by_half(
     handlers: Handlers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        handlers["LookupUser"], "live", lambda user, wanted, *, banned: live(user, wanted, banned=False)
-    )
+    monkeypatch.setattr(handlers["LookupUser"], "live", lambda *facts, banned: live(*facts, banned=False))
     assert explore(HALF_HELD, handlers, until_wrong=True).wrong, "the exploration cannot see a ban that is undone"
