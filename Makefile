@@ -41,18 +41,25 @@ lint: .venv/ready
 
 MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_offboarding_failures.py
 
-# End to end on the sources: the local stack itself, and the demo. The rest runs on what sam build made.
-E2E_SOURCE := tests/e2e/test_demo.py tests/e2e/test_local_stack.py
-E2E_BUILT := $(filter-out $(E2E_SOURCE),$(wildcard tests/e2e/test_*.py))
+# What the other tests stand on: the local stack, and the stand-in of Stripe.
+STACK := tests/e2e/test_local_stack.py tests/unit/test_stripe_standin.py
 
-## make test-source      unit, workflow, template and local stack, with branch coverage of functions/
+# End to end on the sources: the demo. The rest runs on what sam build made.
+E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK),$(wildcard tests/e2e/test_*.py))
+
+## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(E2E_BUILT),--ignore $(each)) \
+	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(E2E_BUILT),--ignore $(each)) \
 		--cov --cov-report=
 	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
 	.venv/bin/coverage report --fail-under=90
+
+## make test-stack       what the tests stand on: the local stack, and the stand-in of Stripe
+.PHONY: test-stack
+test-stack: .venv/ready
+	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
 ## make test-models      every interleaving of two runs, random lives, every failure of a deletion (minutes)
 .PHONY: test-models
