@@ -5,10 +5,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import jwt
 import pytest
 from samtranslator.model.exceptions import InvalidDocumentException
 
 from tests.e2e.conftest import SOURCE, TOPIC, Gateway, template_with, until
+from tests.e2e.test_dapps import FORBIDDEN, Subscriber, call
 from tests.local.permissions import Call, roles
 from tests.local.template import TemplateError
 
@@ -25,6 +27,7 @@ NAMES = [
     "EnableUserFunction",
     "DisableUserFunction",
     "SetDappLimitFunction",
+    "SetLiveAccessFunction",
     "ResendInvitationFunction",
     "ResumeDeletionFunction",
     "ChangeEmailFunction",
@@ -36,6 +39,11 @@ NAMES = [
     "UpdateOrdersFunction",
     "DeleteAccountFunction",
     "HoldUserFunction",
+    "AuthorizeFunction",
+    "ReserveDappFunction",
+    "ReleaseDappFunction",
+    "ListDappsFunction",
+    "AddClaimsFunction",
     "WriteTombstoneFunction",
     "FindRemainsFunction",
     "CancelSubscriptionsFunction",
@@ -46,6 +54,17 @@ NAMES = [
     "OffboardingStateMachine",
 ]
 """Every function and state machine of the template."""
+
+ROUTES = [
+    ("POST", "/read", "AWS_IAM"),
+    ("POST", "/update", "AWS_IAM"),
+    ("POST", "/delete", "AWS_IAM"),
+    ("POST", "/hold", "AWS_IAM"),
+    ("POST", "/dapps", "LiveAccess"),
+    ("DELETE", "/dapps/{id}", "LiveAccess"),
+    ("GET", "/dapps", "LiveAccess"),
+]
+"""Every route but Stripe's, and who decides on it."""
 
 
 class Driven(NamedTuple):
@@ -104,18 +123,45 @@ def drive_every_path(gateway: Gateway) -> None:
     gateway.set_order(event["id"], due_at=int(time.time()))
     gateway.run_due()
     assert [run.status for run in gateway.runs(event["id"])] == ["FAILED", "FAILED", "SUCCEEDED"]
+    drive_users(gateway)
     drive_operators(gateway)
+
+
+def drive_users(gateway: Gateway) -> None:
+    """Every endpoint of the users, and what their authorizer goes by where billing leaves them alone."""
+    user = Subscriber(gateway, "user@example.com", 1)
+    assert jwt.decode(user.tokens["AccessToken"], options={"verify_signature": False})["dapp_limit"] == 1  # AddClaims
+    assert [user.reserve(name).status for name in ("one", "one", "two")] == [201, 200, 403]
+    assert user.release("one").status == 200
+    user.assert_listed([], 1)
+    # Disabled by hand: only the authorizer does not know yet. SetLiveAccess tells it.
+    gateway.disable_by_hand(user.email)
+    assert user.listed().status == 200
+    user.pays_for(2)
+    assert (user.listed().status, user.listed().document) == FORBIDDEN
+    # One who is comped and never bought anything has what Cognito says, once an operator asks.
+    gateway.make_user("comped@example.com", payment_provider="ADMIN", num_dapps="3")
+    header = f"Bearer {gateway.sign_in('comped@example.com')['AccessToken']}"
+    assert call(gateway, "GET", "/dapps", header).status == 403
+    assert gateway.ask("/update", "comped@example.com").document.get("orders") == []
+    assert call(gateway, "GET", "/dapps", header).document["limit"] == 3
 
 
 def drive_operators(gateway: Gateway) -> None:
     """Every endpoint of the operators, every state of the offboarding machine."""
     stripe = gateway.stripe
     email = "operated@example.com"
-    subscriber = gateway.subscriber(email, 2)
+    user = Subscriber(gateway, email, 2)
+    subscriber = user.session
+    assert user.reserve("forgotten").status == 201
     stripe.faults.fail_next(1, 403)
     stripe.change_quantity(subscriber["subscription"], 3)
     gateway.settle()
     assert gateway.ask("/read", email, history=True).status == 200
+    assert gateway.ask("/update", email).document["orders"][0]["result"] == "started"
+    gateway.settle()
+    # Nothing is open any more: billing looks at them all the same.
+    assert gateway.open_orders(subscriber["customer"]) == []
     assert gateway.ask("/update", email).document["orders"][0]["result"] == "started"
     gateway.settle()
     gateway.buy(email, 1, gateway.one_time_seat, mode="payment")
@@ -214,20 +260,28 @@ def test_without_one_of_its_actions_a_run_fails_and_says_so(tmp_path: Path, with
         assert user.enabled
 
 
+def test_there_is_no_other_route() -> None:
+    text = SOURCE.read_text(encoding="utf-8")
+    decided = re.findall(r"Method: (\S+)\s+Path: (\S+)\s+Auth:\s+\{?Authorizer: (\w+)", text)
+    assert sorted(decided) == sorted(ROUTES)
+    assert sorted(re.findall(r"\sPath: (\S+)", text)) == sorted(["/create", *(path for _, path, _ in ROUTES)])
+
+
 @pytest.mark.parametrize(
     ("instead", "error", "message"),
     [
-        ("", TemplateError, "POST {path} has no authorizer"),
+        ("", TemplateError, "{method} {path} has no authorizer"),
         ("Auth: {Authorizer: NONE}", InvalidDocumentException, "'NONE' is only a valid value"),
     ],
 )
-@pytest.mark.parametrize("path", ["/read", "/update", "/delete", "/hold"])
+@pytest.mark.parametrize(("method", "path", "authorizer"), ROUTES)
 def test_a_template_with_an_open_route_does_not_start(
-    tmp_path: Path, path: str, instead: str, error: type[Exception], message: str
+    tmp_path: Path, method: str, path: str, authorizer: str, instead: str, error: type[Exception], message: str
 ) -> None:
-    before, route, after = SOURCE.read_text(encoding="utf-8").partition(f"Path: {path}\n")
-    opened, times = re.subn(r"Auth:\s+\{?Authorizer: AWS_IAM\}?", instead, after, count=1)
+    route = rf"(Method: {method}\s+Path: {re.escape(path)}\s+)Auth:\s+\{{?Authorizer: {authorizer}\}}?"
+    opened, times = re.subn(route, rf"\g<1>{instead}", SOURCE.read_text(encoding="utf-8"))
     assert times == 1
-    template = template_with(tmp_path, before + route + opened)
-    with pytest.raises(error, match=message.format(path=path)), Gateway(tmp_path, template=template):
+    template = template_with(tmp_path, opened)
+    expected = message.format(method=method, path=re.escape(path))
+    with pytest.raises(error, match=expected), Gateway(tmp_path, template=template):
         pytest.fail("it started")
