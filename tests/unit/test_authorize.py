@@ -304,7 +304,7 @@ def test_the_header_counts_not_the_identity_source(authorizer: Authorizer) -> No
 
 
 def inactive(ledger: Ledger) -> None:
-    ledger.set_live("sub-1", Live(), NOW)
+    ledger.set_live("sub-1", Live(), NOW, signs_out=True)
 
 
 def held(ledger: Ledger) -> None:
