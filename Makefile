@@ -76,10 +76,10 @@ test-exhaustive: .venv/ready
 test-mutants: .venv/ready
 	@.venv/bin/python -m tests.mutants
 
-## make bench            the authorizer against its floor, cold and warm, as ratios (about a minute)
+## make bench            measures everything side by side, into the README: a table and tests/bench/results.svg (minutes)
 .PHONY: bench
-bench: .venv/ready
-	@.venv/bin/python -m tests.bench
+bench: .venv-bench/ready .venv-sam/ready .venv-runtime/ready build/usual/ready
+	@PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv-bench/bin/python -m tests.bench
 
 ## make validate         sam validate --lint
 .PHONY: validate
@@ -107,6 +107,11 @@ lock:
 		--custom-compile-command 'make lock' -c requirements/dev.txt requirements/$$name.in -o requirements/$$name.txt; done
 	uv pip compile -q --universal --python-version 3.13 --generate-hashes --custom-compile-command 'make lock' \
 		-c requirements/dev.txt requirements/layer.in -o requirements/layer/requirements.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock' \
+		-c requirements/dev.txt requirements/bench.in -o requirements/bench.txt
+	uv pip compile -q --universal --python-version 3.13 --generate-hashes --custom-compile-command 'make lock' \
+		--no-emit-package botocore --no-emit-package python-dateutil --no-emit-package six \
+		-c requirements/dev.txt requirements/bench-usual.in -o requirements/bench-usual.txt
 	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
 		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
 
@@ -128,6 +133,18 @@ clean:
 	@test -n "$(PYTHON313)" || { echo "make test needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
 	"$(PYTHON313)" -m venv --clear .venv
 	.venv/bin/python $(PIP_INSTALL) -r requirements/dev.txt
+	touch $@
+
+.venv-bench/ready: requirements/bench.txt
+	@test -n "$(PYTHON313)" || { echo "make bench needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-bench
+	.venv-bench/bin/python $(PIP_INSTALL) -r requirements/bench.txt
+	touch $@
+
+# What a usual webhook brings (tests/bench/handlers/usual.py), as `sam build` would leave it: without bytecode.
+build/usual/ready: requirements/bench-usual.txt .venv-bench/ready
+	rm -rf build/usual
+	.venv-bench/bin/python $(PIP_INSTALL) --no-compile --target build/usual/python -r requirements/bench-usual.txt
 	touch $@
 
 .venv-sam/ready: requirements/sam.txt

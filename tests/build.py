@@ -1,4 +1,5 @@
 """`python -m tests.build FOLDER`: runs `sam build` twice, in two places, and compares the results byte by byte.
+Every source must come with its bytecode.
 
 The artefacts of the first build stay in FOLDER/first/.aws-sam/build, for the end-to-end suite.
 """
@@ -46,12 +47,25 @@ def differences(first: Path, second: Path) -> list[str]:
     return sorted([*map(str, lonely), *different, *unreadable])
 
 
+def without_bytecode(folder: Path) -> list[str]:
+    """Sources whose bytecode is missing, or would be held against a time of change that packaging does not keep."""
+    unchecked_hash = (1).to_bytes(4, "little")  # PEP 552: the flags after the magic number
+    found = []
+    for source in folder.rglob("*.py"):
+        compiled = source.parent / "__pycache__" / f"{source.stem}.cpython-313.pyc"
+        if not compiled.exists() or compiled.read_bytes()[4:8] != unchecked_hash:
+            found.append(str(source.relative_to(folder)))
+    return sorted(found)
+
+
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     first, second = build(folder / "first"), build(folder / "second")
     different = differences(first, second)
     if different:
         sys.exit("two builds of the same sources differ:\n" + "\n".join(different))
+    if slow := without_bytecode(first):
+        sys.exit("Lambda would compile at every cold start:\n" + "\n".join(slow))
     size = sum(path.stat().st_size for path in (first / "DependenciesLayer").rglob("*") if path.is_file())
     print(f"two identical builds; the layer has {size / 1e6:.1f} MB unpacked")
     shutil.rmtree(folder / "second")

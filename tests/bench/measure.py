@@ -92,7 +92,8 @@ class Times:
     def __str__(self) -> str:
         times = [time for each in self.rounds for time in each.times]
         spread = median(abs(each - self.median) for each in times)
-        return f"{self.median * 1000:.4g} ± {spread * 1000:.2g} ms"
+        digits = 0 if self.median >= 0.1 else 2
+        return f"{self.median * 1000:.{digits}f} ± {spread * 1000:.{digits}f} ms"
 
     @property
     def median(self) -> float:
