@@ -45,13 +45,14 @@ MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py test
 STACK := tests/e2e/test_local_stack.py tests/unit/test_stripe_standin.py
 
 # End to end on the sources: the demo. The rest runs on what sam build made.
-E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK),$(wildcard tests/e2e/test_*.py))
+LOAD := tests/e2e/test_load.py
+E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(E2E_BUILT),--ignore $(each)) \
+	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT),--ignore $(each)) \
 		--cov --cov-report=
 	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
 	.venv/bin/coverage report --fail-under=90
@@ -60,6 +61,11 @@ test-source: .venv/ready
 .PHONY: test-stack
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
+
+## make test-load        500 events, doubled and shuffled, while every service refuses now and then (minutes)
+.PHONY: test-load
+test-load: .venv/ready
+	.venv/bin/pytest $(LOAD)
 
 ## make test-models      every interleaving of two runs, random lives, every failure of a deletion (minutes)
 .PHONY: test-models
@@ -76,7 +82,7 @@ test-exhaustive: .venv/ready
 test-mutants: .venv/ready
 	@.venv/bin/python -m tests.mutants
 
-## make bench            measures everything side by side, into the README: a table and tests/bench/results.svg (minutes)
+## make bench            measures everything side by side, into the README: tables and tests/bench/results.svg (half an hour)
 .PHONY: bench
 bench: .venv-bench/ready .venv-sam/ready .venv-runtime/ready build/usual/ready
 	@PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv-bench/bin/python -m tests.bench

@@ -77,6 +77,7 @@ from moto.stepfunctions.parser.backend.execution import (
 )
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend
+from moto.stepfunctions.parser.utils import TMP_THREADS
 from moto.stepfunctions.responses import StepFunctionResponse
 
 MOTO_VERSION = "5.2.5"
@@ -921,6 +922,7 @@ def _execution_logic(original: Any, worker: Any) -> None:
         execution.stop_date = datetime.now(UTC)
         execution.exec_status = ExecutionStatus.FAILED
     finally:
+        TMP_THREADS.clear()  # kept for nothing, every task's thread keeps its stack: at 30,000 no other can start
         with execution_ended:
             execution_ended.notify_all()
 
