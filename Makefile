@@ -39,13 +39,14 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_offboarding_failures.py
+MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_costs.py \
+	tests/workflow/test_fulfillment_errors.py tests/workflow/test_offboarding_failures.py
 
 # What the other tests stand on: the local stack, and the stand-in of Stripe.
 STACK := tests/e2e/test_local_stack.py tests/unit/test_stripe_standin.py
 
 # End to end on the sources: the demo. The rest runs on what sam build made.
-LOAD := tests/e2e/test_load.py
+LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py
 E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
@@ -62,12 +63,12 @@ test-source: .venv/ready
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
-## make test-load        500 events, doubled and shuffled, while every service refuses now and then (minutes)
+## make test-load        500 events while every service refuses now and then; reservations side by side (minutes)
 .PHONY: test-load
 test-load: .venv/ready
-	.venv/bin/pytest $(LOAD)
+	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)
 
-## make test-models      every interleaving of two runs, random lives, every failure of a deletion (minutes)
+## make test-models      every interleaving of two runs, random lives, every failure, the cost of every event (minutes)
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)

@@ -203,7 +203,9 @@ def test_update_heals_once_the_key_is_repaired(gateway: Gateway) -> None:
     assert {each["result"] for each in again} <= {"already running", "nothing to do"}
     gateway.settle()
     assert gateway.access(email) == (True, 5, "ACTIVE")
-    assert gateway.ask("/update", email).document["orders"] == []
+    (line,) = gateway.ask("/update", email).document["orders"]
+    assert (line["result"], line["why"]) == ("started", "nothing was open; billing looks at the person")
+    gateway.settle()
     assert [run.name for run in gateway.runs(order["event_id"])] == [order["event_id"], f"{order['event_id']}-r2"]
     assert line["execution"] == gateway.runs(order["event_id"])[-1].arn
 
