@@ -43,7 +43,7 @@ def handler(request: Request) -> Answer:
     run = None
     if account.linked:  # billing looks at the person now, and tells others of the change
         party = min(account.linked)
-        run = look_again(party, sub, ledger, fulfillment, livemode=LIVEMODE, asked=request.owner)
+        run = look_again(party, ledger, fulfillment, livemode=LIVEMODE, asked=request.owner)
     execution = None if run is None else execution_arn(MACHINE, run.execution_name)
     return Answer(
         {

@@ -63,7 +63,7 @@ def handler(request: Request) -> Answer:
             run = runs[person] = runs.get(person) or _run(person, row["event_id"], now)
         lines.append(_line(row["order_id"], row["event_id"], run))
     if not runs and request.values["next"] is None:
-        lines += [_look_again(party, account.sub, f"{request.owner}{n}") for n, party in enumerate(_whom(account))]
+        lines += [_look_again(party, f"{request.owner}{n}") for n, party in enumerate(_whom(account))]
     return Answer({"email": request.email, "orders": lines, "next": page.next})
 
 
@@ -110,9 +110,9 @@ def _whom(account: Account) -> list[str]:
     return [min(account.linked)] if account.linked else sorted(account.unlinked)[:LOOKED_AT]
 
 
-def _look_again(party: str, sub: str | None, asked: str) -> dict[str, Any]:
+def _look_again(party: str, asked: str) -> dict[str, Any]:
     """Nothing is open, and whoever asks has changed something that no event tells of."""
-    attempt = look_again(party, sub, ledger, fulfillment, livemode=LIVEMODE, asked=asked)
+    attempt = look_again(party, ledger, fulfillment, livemode=LIVEMODE, asked=asked)
     return _line(party, attempt.event_id, Run("started", "nothing was open; billing looks at the person", attempt))
 
 

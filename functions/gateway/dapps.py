@@ -24,7 +24,7 @@ def patiently(write: Callable[[], _Result]) -> _Result:
         except LedgerThrottled:
             if time.monotonic() >= until:
                 raise
-        time.sleep(random.uniform(0, wait))  # noqa: S311 - nobody may guess nothing
+        time.sleep(random.uniform(0, wait))  # noqa: S311 - jitter, no secret
         wait = min(2 * wait, LONGEST_WAIT)
 
 

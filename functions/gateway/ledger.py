@@ -1041,7 +1041,7 @@ class Ledger:
             try:
                 return self._once(operation, request)
             except _Conflict:  # with a transaction, which is a reservation of a dapp
-                time.sleep(random.uniform(0, wait))  # noqa: S311 - nobody may guess nothing
+                time.sleep(random.uniform(0, wait))  # noqa: S311 - jitter, no secret
         try:
             return self._once(operation, request)
         except _Conflict:
