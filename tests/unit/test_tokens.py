@@ -264,6 +264,19 @@ def test_only_rs256_is_accepted_even_of_the_pools_own_key(tokens: Tokens, issuer
             )
 
 
+@pytest.mark.parametrize(("alg", "digest"), [("RS384", hashes.SHA384()), ("RS512", hashes.SHA512())])
+def test_only_rs256_is_accepted_although_the_pool_publishes_a_key_for_another(
+    tokens: Tokens, issuer: Issuer, alg: str, digest: hashes.HashAlgorithm
+) -> None:
+    issuer.keys = [public_jwk("kid-3", alg=alg)]
+    signed = handmade(
+        {"kid": "kid-3", "alg": alg},
+        issuer.claims(),
+        lambda text: private_key("kid-3").sign(text, padding.PKCS1v15(), digest),
+    )
+    rejected(tokens, signed)
+
+
 def test_only_rsa_keys_are_believed_among_the_pools(tokens: Tokens, issuer: Issuer) -> None:
     secret, curve, ecdsa = b"x" * 32, ec.generate_private_key(ec.SECP256R1()), ec.ECDSA(hashes.SHA256())
     issuer.keys = [
