@@ -37,42 +37,31 @@ EVERY = {
     "gateway.settings",
     "gateway.telemetry",
 }
+# Whoever looks for what is left of an account.
+REMAINS = {
+    "stripe",
+    "gateway.billing",
+    "gateway.bought",
+    "gateway.pages",
+    "gateway.people",
+    "gateway.remains",
+    "gateway.secret",
+    "gateway.step",
+    "gateway.users",
+}
+
 LOADS: dict[str, set[str]] = {
     "add_claims": {"gateway.access"},
     "authorize": EVERY | {"jwt", "gateway.step", "gateway.tokens"},
     "cancel_subscriptions": EVERY | {"stripe", "gateway.billing", "gateway.bought", "gateway.secret", "gateway.step"},
     "change_email": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "create_user": EVERY | {"gateway.people", "gateway.secret", "gateway.step", "gateway.users"},
-    "delete_account": EVERY
-    | {
-        "stripe",
-        "gateway.billing",
-        "gateway.bought",
-        "gateway.endpoint",
-        "gateway.executions",
-        "gateway.pages",
-        "gateway.people",
-        "gateway.remains",
-        "gateway.secret",
-        "gateway.step",
-        "gateway.users",
-    },
+    "delete_account": EVERY | REMAINS | {"gateway.endpoint", "gateway.executions"},
     "delete_user": EVERY | {"gateway.notices", "gateway.step", "gateway.telling", "gateway.users"},
     "disable_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "enable_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "erase_personal_data": EVERY | {"gateway.pages", "gateway.step"},
-    "find_remains": EVERY
-    | {
-        "stripe",
-        "gateway.billing",
-        "gateway.bought",
-        "gateway.pages",
-        "gateway.people",
-        "gateway.remains",
-        "gateway.secret",
-        "gateway.step",
-        "gateway.users",
-    },
+    "find_remains": EVERY | REMAINS,
     "hold_user": EVERY
     | {"gateway.endpoint", "gateway.executions", "gateway.people", "gateway.rechecks", "gateway.step", "gateway.users"},
     "link_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
@@ -126,18 +115,7 @@ LOADS: dict[str, set[str]] = {
         "gateway.users",
     },
     "webhook": EVERY | {"stripe", "gateway.executions", "gateway.secret", "gateway.signature", "gateway.step"},
-    "write_tombstone": EVERY
-    | {
-        "stripe",
-        "gateway.billing",
-        "gateway.bought",
-        "gateway.pages",
-        "gateway.people",
-        "gateway.remains",
-        "gateway.secret",
-        "gateway.step",
-        "gateway.users",
-    },
+    "write_tombstone": EVERY | REMAINS,
 }
 
 LOADED = """
