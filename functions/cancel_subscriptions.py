@@ -2,8 +2,8 @@
 
 in      the deletion; FindRemains saw subscriptions that are still billed
 out     {"canceled": number of subscriptions}
-raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable (passing);
-        StripeKeyRejected, StripeRejected, BillingIncomplete, LedgerRejected, SecretUnavailable (lasting)
+raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable, SecretUnavailable (passing);
+        StripeKeyRejected, StripeRejected, BillingIncomplete, LedgerRejected (lasting)
 """
 
 import time

@@ -2,8 +2,9 @@
 
 in      the run; DecideAccess saw no user
 out     {"before": null, "after": {...}}, or nothing changed when there is a user by now: the run looks again
-raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
-        EmailUnusable, MailLimitReached, CognitoRejected, SecretUnavailable (lasting)
+raises  PersonBusy, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable, SecretUnavailable
+        (passing);
+        EmailUnusable, MailLimitReached, CognitoRejected (lasting)
 """
 
 import time

@@ -4,10 +4,9 @@ in      the deletion
 out     {"pass": looks so far, "parties": whose remains were looked for, "cancel": subscriptions are still billed,
          "user": the Cognito user is there, "personal": the ledger still names somebody, "renewed": customers who have
          bought again since}
-raises  StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable
-        (passing);
-        StripeKeyRejected, StripeRejected, BillingIncomplete, CognitoRejected, LedgerRejected, SecretUnavailable,
-        DidNotConverge (lasting)
+raises  StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable,
+        SecretUnavailable (passing);
+        StripeKeyRejected, StripeRejected, BillingIncomplete, CognitoRejected, LedgerRejected, DidNotConverge (lasting)
 """
 
 import time

@@ -2,8 +2,8 @@
 
 in      the run, with billing.access
 out     {"user": access.User with comped and held, "target": access.Target, "live": what the authorizer lets whom do,
-         "live_target": what it should, "invite": send the invitation again, "rename": give the user the payer's new
-         address}; an unknown user is a fact
+         "live_target": what it should, "unbanned": banned by an operator and enabled all the same, "invite": send the
+         invitation again, "rename": give the user the payer's new address}; an unknown user is a fact
 raises  CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable (passing);
         CognitoRejected, LedgerRejected, EmailUnverified, DeletionUnderWay (lasting)
 """
@@ -15,7 +15,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.access import Live, Target, User, invitation_due, live, target
+from gateway.access import Live, Target, User, banned_target, invitation_due, live, target
 from gateway.errors import DeletionUnderWay, EmailUnverified
 from gateway.events import PAYMENTS
 from gateway.ledger import Ledger, Party, Person
@@ -43,13 +43,16 @@ def handler(run: Run) -> dict[str, Any]:
         raise DeletionUnderWay("the account is being deleted; what was bought since is looked at when that is done")
     person = known if user.linked else None
     paying = person is not None and bool(run.access.wanted)
-    wanted = target(run.access, person.before if person is not None and not GOVERN else None)
+    banned = person is not None and person.held is not None
+    before = person.before if person is not None and not GOVERN else None
+    wanted = banned_target(user) if banned else target(run.access, before)
     lives, should = _live(run, party, person, user, wanted)
     return {
         "user": user.facts(),
         "target": asdict(wanted),
         "live": lives,
         "live_target": should,
+        "unbanned": banned and user.enabled,
         "invite": person is not None and paying and _invite(run, user, person),
         "rename": person is not None and paying and _rename(party, user, person),
     }

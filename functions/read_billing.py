@@ -4,8 +4,8 @@ in      the run
 out     {"pass": looks so far, "read_at": Unix seconds before the first read, "parties": whose billing was read,
          "access": access.Access, "deleted_at": when the payer's account was deleted or null, "erased": nothing was
          bought since, "left_over": parties still billed for a deleted account, "resume": whether there are any}
-raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable (passing);
-        StripeKeyRejected, StripeRejected, BillingIncomplete, SecretUnavailable, DidNotConverge (lasting)
+raises  StripeThrottled, StripeUnavailable, LedgerThrottled, LedgerUnavailable, SecretUnavailable (passing);
+        StripeKeyRejected, StripeRejected, BillingIncomplete, DidNotConverge (lasting)
 """
 
 import time

@@ -3,9 +3,8 @@
 in      the deletion
 out     {"parties": number of customers and guests, "user": whether there is one}
 raises  PersonBusy, StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled,
-        LedgerUnavailable (passing);
-        AccountAmbiguous, StripeKeyRejected, StripeRejected, CognitoRejected, LedgerRejected, SecretUnavailable
-        (lasting)
+        LedgerUnavailable, SecretUnavailable (passing);
+        AccountAmbiguous, StripeKeyRejected, StripeRejected, CognitoRejected, LedgerRejected (lasting)
 """
 
 import time

@@ -474,6 +474,11 @@ def target(access: Access, before: Before | None) -> Target:
     return Target(True, limit, before.payment_status if worse else access.status)
 
 
+def banned_target(user: User) -> Target:
+    """How a user whom an operator has banned should look: disabled, and otherwise as they are."""
+    return Target(False, user.dapp_limit, user.payment_status)
+
+
 def live(user: User, access: Access, target: Target, known: Live, *, banned: bool) -> Live:
     """What the authorizer is to let the user do: what is paid for; of a comped one what they have; where billing leaves
     them as they are, what was `known`. `banned`: by an operator, whatever Cognito says.

@@ -7,7 +7,7 @@ object was asked for: what Stripe did not expand is read.
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -20,6 +20,10 @@ from gateway.secret import Secret
 from gateway.settings import SettingMissing, required
 
 _Answer = TypeVar("_Answer")
+
+# No object of Stripe's is older (1 January 2011).
+_STRIPE_BEGAN = 1_293_840_000
+_DAY = 86_400
 
 # Stripe's default of 80 s would outlive the Lambda.
 _TIMEOUT = (2.0, 8.0)
@@ -80,6 +84,7 @@ class Billing:
         self._livemode = livemode
         self._prices = prices
         self._http = stripe.RequestsClient(timeout=_TIMEOUT)
+        self._listed = _Products()  # of one list
 
     def customer(self, customer_id: str) -> Customer:
         """The customer with all their subscriptions, ended ones included.
@@ -176,6 +181,53 @@ class Billing:
     def customers_of(self, email: str) -> list[str]:
         """The ids of the customers whose address is written exactly like this."""
         return [each["id"] for each in self._list(lambda api: api.customers.list({"email": email, "limit": 100}))]
+
+    # ------------------------------------------------------ whole lists, a page at a time, latest first
+
+    def subscriptions_made(
+        self, since: int, until: int, after: str | None
+    ) -> tuple[list[tuple[str, Subscription]], str | None]:
+        """A hundred subscriptions at most that were made from `since` on and before `until`, ended ones included, each
+        with its customer; and the last one's id when there are more. `after`: the last one of the page before."""
+        if after is None:
+            self._listed = _Products()
+        wanted: dict[str, Any] = {"status": "all", "created": {"gte": since, "lt": until}}
+        wanted |= {"expand": ["data.latest_invoice", "data.schedule"]}
+        rows, last = self._page(lambda api, paged: api.subscriptions.list({**wanted, **paged}), after)
+        return [(_id(row.get("customer")) or "", self._subscription(row, self._listed)) for row in rows], last
+
+    def one_time_sessions(self, since: int, until: int, after: str | None) -> tuple[list[dict[str, Any]], str | None]:
+        """The same of complete Checkout sessions in which something was bought once; as Stripe has them."""
+        wanted = {"status": "complete", "created": {"gte": since, "lt": until}}
+        rows, last = self._page(lambda api, paged: api.checkout.sessions.list({**wanted, **paged}), after)
+        return [row for row in rows if row.get("mode") == "payment"], last
+
+    def events(
+        self, types: Sequence[str], since: int, until: int, after: str | None, *, undelivered: bool
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """The same of events of these types (twenty at most), as Stripe has them. `undelivered`: only those that some
+        webhook endpoint has not taken."""
+        wanted: dict[str, Any] = {"types": list(types), "created": {"gte": since, "lt": until}}
+        if undelivered:
+            wanted["delivery_success"] = False
+        return self._page(lambda api, paged: api.events.list({**wanted, **paged}), after)
+
+    def first_made_at(self, now: int, *, sessions: bool = False) -> int | None:
+        """The day before which no subscription (or Checkout session) was made; None when there is none. About a dozen
+        requests: Stripe lists the latest first only."""
+
+        def any_before(moment: int) -> bool:
+            wanted = {"created": {"lt": moment}, "limit": 1, "status": "complete" if sessions else "all"}
+            answer = self._read(lambda api: (api.checkout.sessions if sessions else api.subscriptions).list(wanted))
+            return bool(answer["data"])
+
+        low, high = _STRIPE_BEGAN, now
+        if not any_before(high):
+            return None
+        while high - low > _DAY:
+            middle = (low + high) // 2
+            low, high = (low, middle) if any_before(middle) else (middle, high)
+        return low
 
     def cancel(self, subscription_id: str, idempotency_key: str) -> None:
         """End a subscription now, without a final invoice; Stripe stops collecting its open ones. One that has ended
@@ -325,6 +377,19 @@ class Billing:
     def _list(self, call: Callable[[Any], Any]) -> list[dict[str, Any]]:
         """Every page of a list."""
         return self._guarded(lambda api: [each.to_dict() for each in call(api).auto_paging_iter()])
+
+    def _page(
+        self, call: Callable[[Any, Mapping[str, Any]], Any], after: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """One page of a list, and the id of its last row when there are more; StripeUnavailable for half an answer."""
+        paged = {"limit": 100} | ({} if after is None else {"starting_after": after})
+        answer = self._read(lambda api: call(api, paged))
+        rows, more = answer.get("data"), answer.get("has_more")
+        if not isinstance(rows, list) or not isinstance(more, bool) or (more and not rows):
+            raise StripeUnavailable("Stripe's page of a list cannot be read")
+        for row in rows:
+            self._require_mode(row, str(row["id"]))
+        return rows, str(rows[-1]["id"]) if more else None
 
     def _read(self, call: Callable[[Any], Any]) -> dict[str, Any]:
         return self._guarded(lambda api: call(api).to_dict())

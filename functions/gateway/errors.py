@@ -56,6 +56,10 @@ class KeysUnavailable(GatewayError):
     """The user pool's public keys cannot be fetched, so no token can be checked."""
 
 
+class SecretUnavailable(GatewayError):
+    """A secret cannot be read from Secrets Manager: it throttles us, or the secret, or a right, is missing."""
+
+
 class PersonBusy(GatewayError):
     """Another run holds the lease on this person."""
 
@@ -99,10 +103,6 @@ class StartRejected(GatewayError):
     """Step Functions refused to start an execution: missing right, unknown machine."""
 
 
-class SecretUnavailable(GatewayError):
-    """A secret cannot be read from Secrets Manager."""
-
-
 class EmailUnusable(GatewayError):
     """The payer has no e-mail address, or one that Cognito cannot take as a user name."""
 
@@ -113,6 +113,14 @@ class EmailUnverified(GatewayError):
 
 class DeletionUnderWay(GatewayError):
     """The account is being deleted. Whoever bought again meanwhile gets a new user when that is done."""
+
+
+class SearchInvalid(GatewayError):
+    """A reconciliation was started with an input that says something it cannot be told."""
+
+
+class TooManyDisabled(GatewayError):
+    """A reconciliation would take access away from more people than it may. It has changed nobody."""
 
 
 class DidNotConverge(GatewayError):

@@ -437,6 +437,8 @@ PAYMENTS = frozenset(
 )
 
 HANDLED_TYPES = frozenset((*_READERS, *_NOTICES, *_MAPPING_TYPES))
+# What a search for missed events asks for: types that become orders, or tell that somebody's limit changes.
+SOUGHT_TYPES = frozenset((*_READERS, *_MAPPING_TYPES))
 
 
 # ------------------------------------------------------------------ fields

@@ -10,6 +10,9 @@
     PERSON#<sub>     DAPP#<id>        a dapp that the user has reserved
     TOMBSTONE#<id>   TOMBSTONE        an e-mail address (as a keyed hash) whose account was deleted, and how far that is
     LEASE#<subject>  LEASE            who may write to a person (or, before there is a user, a party) right now
+    SEEN#<sub>       SEEN             when a reconciliation met the user in the pool last
+    DRIFT#<search>   <sub or party>   who differed in one reconciliation, and how
+    RECONCILIATION   REPORT#<at>#<id> what one reconciliation found and did; also EVENTS: up to when all are known
 
 A deletion leaves of a party what Stripe's late events need (that it was deleted, and when), of a person and of an
 address the same, and nothing personal.
@@ -24,9 +27,10 @@ All moments are Unix seconds.
 import random
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -59,6 +63,12 @@ DUE_SHARDS = 8
 MAX_ATTEMPTS = 14
 _LONGEST_WAIT = 6 * 3600
 _DAY = 24 * 3600
+
+# How many open orders are looked at for one that runs.
+_OLDEST = 100
+
+# How many pages of the ledger are looked through for any customer.
+_PAGES = 20
 
 # A run closes other open orders only if they were recorded this long before it read Stripe: clocks differ.
 CLOCK_SKEW = 5
@@ -401,17 +411,8 @@ class Ledger:
             yield row["pk"].removeprefix("ORDER#")
 
     def rows(self, event_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-        """The orders of these events as they are kept. Strongly consistent; a hundred at a time."""
-        for start in range(0, len(event_ids), 100):
-            keys = [_key(f"ORDER#{event_id}", "ORDER") for event_id in event_ids[start : start + 100]]
-            wanted = {self._table: {"Keys": keys, "ConsistentRead": True}}
-            while wanted:
-                answer = self._call("batch_get_item", RequestItems=wanted)
-                found = answer["Responses"].get(self._table, [])
-                wanted = answer.get("UnprocessedKeys", {})
-                if wanted and not found:
-                    raise LedgerThrottled("batch_get_item answered nothing of what was asked for")
-                yield from (_plain(item) for item in found)
+        """The orders of these events as they are kept. Strongly consistent."""
+        yield from self._batch([_key(f"ORDER#{event_id}", "ORDER") for event_id in event_ids])
 
     def erase_order(self, event_id: str) -> None:
         """Forget whom an order is about."""
@@ -472,18 +473,8 @@ class Ledger:
                     )
                 )
                 email = email or row.get("email")
-        return Party(
-            party,
-            known.get("sub"),
-            known.get("email") or email,
-            known.get("claimed_email"),
-            known.get("subscribed", False),
-            tuple(purchases),
-            tuple(marks),
-            _whole(known.get("deleted_at")),
-            known.get("deleting", False),
-            known.get("tombstone"),
-        )
+        found = _party(party, known)
+        return replace(found, email=found.email or email, purchases=tuple(purchases), marks=tuple(marks))
 
     def remember_purchase(self, order: Order) -> None:
         """Keep a one-time order with its party; an older version than the one known changes nothing."""
@@ -581,27 +572,7 @@ class Ledger:
         answer = self._call("get_item", Key=_key(f"PERSON#{sub}", "PERSON"), ConsistentRead=True)
         if "Item" not in answer:
             return None
-        row = _plain(answer["Item"])
-        before = row.get("before_adoption")
-        told = row.get("told", before)  # None: that the user is going
-        return Person(
-            sub,
-            frozenset(row.get("parties", ())),
-            {name: int(units) for name, units in row.get("granted", {}).items()},
-            Before(int(before["dapp_limit"]), before["payment_status"]) if before else None,
-            _whole(row.get("recheck_at")),
-            _invitation(row.get("invitation")),
-            {**told, "dapp_limit": int(told["dapp_limit"])} if told else None,
-            int(row.get("tellings", 0)),
-            row.get("telling"),
-            row.get("last_change"),
-            row.get("held"),
-            _whole(row.get("deleted_at")),
-            row.get("erased", False),
-            Live(row.get("active", False), int(row.get("dapp_limit", 0))),
-            int(row.get("used", 0)),
-            int(row.get("signed_out_at", 0)),
-        )
+        return _person(_plain(answer["Item"]))
 
     def link(
         self,
@@ -925,6 +896,109 @@ class Ledger:
             "attribute_exists(pk) AND #state <> :done",
         )
 
+    # -------------------------------------------------------------- reconciliation
+
+    def links(self, parties: Iterable[str]) -> dict[str, Party]:
+        """What is known of parties, without their purchases and marks; an unknown one is not in it. Strongly
+        consistent."""
+        rows = self._batch([_key(f"PARTY#{party}", "PARTY") for party in sorted(set(parties))])
+        return {row["pk"].removeprefix("PARTY#"): _party(row["pk"].removeprefix("PARTY#"), row) for row in rows}
+
+    def known_purchases(self, purchases: Iterable[tuple[str, str]]) -> set[str]:
+        """Which of these one-time orders (party, id) are known. Strongly consistent."""
+        rows = self._batch([_key(f"PARTY#{party}", f"PURCHASE#{name}") for party, name in sorted(set(purchases))])
+        return {row["purchase"] for row in rows}
+
+    def running(self, party: str, now: int) -> bool:
+        """Whether a run of one of the party's open orders may be under way: the oldest ones are looked at."""
+        oldest = list(islice(self.open_orders(party, now + 60), _OLDEST))
+        attempts = (attempt_of(row) for row in self.rows(oldest))
+        return any(attempt.number and not attempt.over(now) for attempt in attempts)
+
+    def people(self, subs: Iterable[str]) -> dict[str, Person]:
+        """The persons of these users; an unknown one is not in it. Strongly consistent."""
+        rows = self._batch([_key(f"PERSON#{sub}", "PERSON") for sub in sorted(set(subs))])
+        return {row["pk"].removeprefix("PERSON#"): _person(row) for row in rows}
+
+    def mark_seen(self, subs: Iterable[str], at: int, expires_at: int) -> None:
+        """Keep that a search which began at that moment has met these users in the pool."""
+        rows = [{"pk": f"SEEN#{sub}", "sk": "SEEN", "seen_at": at, "expires_at": expires_at} for sub in subs]
+        for start in range(0, len(rows), 25):
+            left = {self._table: [{"PutRequest": {"Item": _row(row)}} for row in rows[start : start + 25]]}
+            for _ in range(len(_CONFLICT_WAITS)):
+                left = self._call("batch_write_item", RequestItems=left).get("UnprocessedItems", {})
+                if not left:
+                    break
+            else:
+                raise LedgerThrottled("batch_write_item left rows out again and again")
+
+    def unseen(self, subs: Iterable[str], since: int) -> set[str]:
+        """Who of these users was not met by a search that began then, or later. Strongly consistent."""
+        asked = set(subs)
+        rows = self._batch([_key(f"SEEN#{sub}", "SEEN") for sub in sorted(asked)])
+        return asked - {row["pk"].removeprefix("SEEN#") for row in rows if int(row["seen_at"]) >= since}
+
+    def scan_people(
+        self, segment: int, of: int, after: Mapping[str, str] | None
+    ) -> tuple[list[Person], dict[str, str] | None]:
+        """The persons on one page of a parallel scan, and where the next page begins; None after the last one. A page
+        may have none."""
+        rows, last = self._scanned("PERSON", after, Segment=segment, TotalSegments=of)
+        return [_person(row) for row in rows], last
+
+    def some_subscriber(self) -> str | None:
+        """Any customer who had a subscription; None when the first pages of the ledger name none."""
+        after: dict[str, str] | None = None
+        for _ in range(_PAGES):
+            rows, after = self._scanned("PARTY", after)
+            found = next((row["pk"].removeprefix("PARTY#") for row in rows if row.get("subscribed")), None)
+            if found is not None or after is None:
+                return found
+        return None
+
+    def _scanned(
+        self, kind: str, after: Mapping[str, str] | None, **more: Any
+    ) -> tuple[list[dict[str, Any]], dict[str, str] | None]:
+        if after is not None:
+            more["ExclusiveStartKey"] = _row(after)
+        answer = self._call(
+            "scan", FilterExpression="sk = :kind", ExpressionAttributeValues=_row({":kind": kind}), **more
+        )
+        last = answer.get("LastEvaluatedKey")
+        return [_plain(item) for item in answer["Items"]], _plain(last) if last else None
+
+    def add_drift(self, search: str, subject: str, drift: Mapping[str, Any], expires_at: int) -> None:
+        """Keep that a search found this person to differ; who was found before is kept once."""
+        row = {"pk": f"DRIFT#{search}", "sk": subject, "expires_at": expires_at, **drift}
+        self._call("put_item", Item=_row({name: value for name, value in row.items() if value is not None}))
+
+    def drifts(self, search: str, after: str | None = None) -> Iterator[dict[str, Any]]:
+        """Whom a search found to differ, in the order of their names (`sk`); `after`: only who comes after this one."""
+        yield from self._query(
+            KeyConditionExpression="pk = :pk AND sk > :after",
+            ExpressionAttributeValues=_row({":pk": f"DRIFT#{search}", ":after": after or " "}),
+            ConsistentRead=True,
+        )
+
+    def write_report(self, search: str, started: int, report: Mapping[str, Any], expires_at: int) -> None:
+        """Keep what a search found and did; reports are in the order of time."""
+        row = {"pk": "RECONCILIATION", "sk": f"REPORT#{started}#{search}", "expires_at": expires_at, **report}
+        self._call("put_item", Item=_row(row))
+
+    def events_known_until(self) -> int | None:
+        """Up to when all of Stripe's events are known; None: nobody has looked yet."""
+        answer = self._call("get_item", Key=_key("RECONCILIATION", "EVENTS"), ConsistentRead=True)
+        return int(_plain(answer["Item"])["until"]) if "Item" in answer else None
+
+    def know_events_until(self, moment: int) -> None:
+        """All of Stripe's events up to this moment are known; a later one stays."""
+        self._change(
+            _key("RECONCILIATION", "EVENTS"),
+            "SET #until = :until",
+            {":until": moment},
+            "attribute_not_exists(#until) OR #until < :until",
+        )
+
     # -------------------------------------------------------------- leases
 
     @contextmanager
@@ -1024,6 +1098,18 @@ class Ledger:
             return False
         return True
 
+    def _batch(self, keys: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The rows with these keys, in any order, a hundred at a time."""
+        for start in range(0, len(keys), 100):
+            wanted = {self._table: {"Keys": keys[start : start + 100], "ConsistentRead": True}}
+            while wanted:
+                answer = self._call("batch_get_item", RequestItems=wanted)
+                found = answer["Responses"].get(self._table, [])
+                wanted = answer.get("UnprocessedKeys", {})
+                if wanted and not found:
+                    raise LedgerThrottled("batch_get_item answered nothing of what was asked for")
+                yield from (_plain(item) for item in found)
+
     def _query(self, **request: Any) -> Iterator[dict[str, Any]]:
         """All rows of a query, a page at a time."""
         start: dict[str, Any] = {}
@@ -1035,7 +1121,7 @@ class Ledger:
             start = {"ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def _call(self, operation: str, **request: Any) -> dict[str, Any]:
-        if operation not in ("batch_get_item", "transact_write_items"):
+        if operation not in ("batch_get_item", "batch_write_item", "transact_write_items"):
             request["TableName"] = self._table
         for wait in _CONFLICT_WAITS:
             try:
@@ -1082,7 +1168,7 @@ class _Conflict(Exception):
 
 
 # Attribute names of ours that are words of DynamoDB's expression language.
-_RESERVED = ("state", "rank", "status", "before", "after", "items", "sub", "name")
+_RESERVED = ("state", "rank", "status", "before", "after", "items", "sub", "name", "until")
 
 # What an order says of a person.
 _PERSONAL = "email, #name, metadata"
@@ -1107,6 +1193,43 @@ def attempt_of(row: Mapping[str, Any]) -> Attempt:
         int(row["attempts"]),
         row["state"],
         int(row["attempt_at"]),
+    )
+
+
+def _party(party: str, row: Mapping[str, Any]) -> Party:
+    """Without its purchases and marks; an empty row is a party of which nothing is known."""
+    return Party(
+        party,
+        row.get("sub"),
+        row.get("email"),
+        row.get("claimed_email"),
+        row.get("subscribed", False),
+        deleted_at=_whole(row.get("deleted_at")),
+        deleting=row.get("deleting", False),
+        tombstone=row.get("tombstone"),
+    )
+
+
+def _person(row: Mapping[str, Any]) -> Person:
+    before = row.get("before_adoption")
+    told = row.get("told", before)  # None: that the user is going
+    return Person(
+        row["pk"].removeprefix("PERSON#"),
+        frozenset(row.get("parties", ())),
+        {name: int(units) for name, units in row.get("granted", {}).items()},
+        Before(int(before["dapp_limit"]), before["payment_status"]) if before else None,
+        _whole(row.get("recheck_at")),
+        _invitation(row.get("invitation")),
+        {**told, "dapp_limit": int(told["dapp_limit"])} if told else None,
+        int(row.get("tellings", 0)),
+        row.get("telling"),
+        row.get("last_change"),
+        row.get("held"),
+        _whole(row.get("deleted_at")),
+        row.get("erased", False),
+        Live(row.get("active", False), int(row.get("dapp_limit", 0))),
+        int(row.get("used", 0)),
+        int(row.get("signed_out_at", 0)),
     )
 
 

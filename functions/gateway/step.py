@@ -15,7 +15,7 @@ from gateway.ledger import Change
 from gateway.telemetry import logger
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
-_Invocation = TypeVar("_Invocation", "Run", "Deletion")
+_Invocation = TypeVar("_Invocation", "Run", "Deletion", "Search")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,11 @@ class Run:
     def live_target(self) -> Live:
         """What the authorizer is to let the user do."""
         return Live(**self.state["lookup"]["live_target"])
+
+    @property
+    def unbanned(self) -> bool:
+        """Whether an operator has banned the user, who was enabled all the same."""
+        return bool(self.state["lookup"]["unbanned"])
 
     @property
     def signs_out(self) -> bool:
@@ -175,6 +180,40 @@ class Deletion:
         return int(self.state["remains"]["pass"]) if "remains" in self.state else 0
 
 
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One invocation of a task of the reconciliation machine; the fields are those of Run.
+
+    `state` is its input and what the tasks before this one answered, under `plan`, `events`, `scan`, `shards`, `drift`,
+    `mended` and `error`; in a shard, that shard and `compared`.
+    """
+
+    execution: str
+    owner: str
+    state: Mapping[str, Any]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """What every log line names."""
+        return {"reconciliation": self.id}
+
+    @property
+    def id(self) -> str:
+        """The name of the execution; a shard, which is one of its own, is told."""
+        return str(self.state.get("id") or self.execution.rpartition(":")[2])
+
+    @property
+    def plan(self) -> Mapping[str, Any]:
+        """What PlanReconciliation answered."""
+        found: Mapping[str, Any] = self.state["plan"]
+        return found
+
+    def before(self, result: str) -> Mapping[str, Any]:
+        """What this task answered the last time, when it had to end before its end; empty at first."""
+        found: Mapping[str, Any] = self.state.get(result, {})
+        return found
+
+
 def shape(user: Mapping[str, Any]) -> dict[str, Any] | None:
     """The part of a user's facts that operators ask for; None: there was no user."""
     if not user["exists"]:
@@ -207,6 +246,11 @@ def step(task: Callable[[Run], dict[str, Any]]) -> Handler:
 def deletion_step(task: Callable[[Deletion], dict[str, Any]]) -> Handler:
     """The same for the offboarding machine."""
     return _handler(task, Deletion)
+
+
+def search_step(task: Callable[[Search], dict[str, Any]]) -> Handler:
+    """The same for the reconciliation machine."""
+    return _handler(task, Search)
 
 
 def _handler(task: Task[_Invocation], kind: Callable[[str, str, Mapping[str, Any]], _Invocation]) -> Handler:

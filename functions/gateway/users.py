@@ -5,7 +5,7 @@ The pool signs in by e-mail: the user name is an immutable UUID (`sub`), and Cog
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -35,6 +35,15 @@ _ATTRIBUTES = {
     "provider": "custom:payment_provider",
     "disabled_by": "custom:disabled_by",
 }
+_CUSTOMER = "custom:stripe_customer_id"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A user on a page of the pool. `customer_id`: the Stripe customer for whom we made them."""
+
+    user: User
+    customer_id: str | None
 
 
 class Users:
@@ -89,7 +98,7 @@ class Users:
             "custom:payment_provider": "STRIPE",
         }
         if customer_id is not None:
-            attributes["custom:stripe_customer_id"] = customer_id
+            attributes[_CUSTOMER] = customer_id
         try:
             answer = self._invite(email, UserAttributes=_pairs(attributes))
         except MailNotDelivered:
@@ -158,29 +167,57 @@ class Users:
         except UserMissing:
             return None, {}
         found = {each["Name"]: each["Value"] for each in answer["UserAttributes"]}
-        return (
-            User(
-                exists=True,
-                sub=found["sub"],
-                enabled=answer["Enabled"],
-                disabled_by=found.get(_ATTRIBUTES["disabled_by"], ""),
-                provider=found.get(_ATTRIBUTES["provider"], ""),
-                dapp_limit=_number(found.get(_ATTRIBUTES["dapp_limit"], "")),
-                payment_status=found.get(_ATTRIBUTES["payment_status"], ""),
-                created_at=int(answer["UserCreateDate"].timestamp()),
-                invited=answer["UserStatus"] == "FORCE_CHANGE_PASSWORD",
-            ),
-            {"email": "", **found},
-        )
+        return _user(answer, found), {"email": "", **found}
 
     def _call(self, operation: str, username: str, **request: Any) -> dict[str, Any]:
+        return self._request(operation, Username=username, **request)
+
+    def _request(self, operation: str, **request: Any) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = getattr(self._client, operation)(
-                UserPoolId=self._pool_id, Username=username, **request
-            )
+            answer: dict[str, Any] = getattr(self._client, operation)(UserPoolId=self._pool_id, **request)
         except (ClientError, BotoCoreError) as error:
             raise _translated(error, operation) from None
         return answer
+
+
+class ListedUsers(Users):
+    """The same users, read through ListUsers: that makes nobody a billed one, but may be a moment behind."""
+
+    def page(self, token: str | None) -> tuple[list[Listed], str | None]:
+        """Sixty users of the pool at most, without their addresses, and the token of the next page. `token`: of this
+        page, None for the first."""
+        more = {} if token is None else {"PaginationToken": token}
+        answer = self._request("list_users", AttributesToGet=["sub", *_ATTRIBUTES.values(), _CUSTOMER], **more)
+        rows = [(each, _found(each)) for each in answer["Users"]]
+        users = [Listed(_user(each, found), found.get(_CUSTOMER)) for each, found in rows]
+        return users, answer.get("PaginationToken")
+
+    def _get(self, username: str) -> tuple[User | None, dict[str, str]]:
+        name = "email" if "@" in username else "sub"  # neither has a quote in it (events.email_address)
+        rows = self._request("list_users", Filter=f'{name} = "{username}"')["Users"]
+        if not rows:
+            return None, {}
+        found = _found(rows[0])
+        return _user(rows[0], found), {"email": "", **found}
+
+
+def _found(row: Mapping[str, Any]) -> dict[str, str]:
+    return {each["Name"]: each["Value"] for each in row["Attributes"]}
+
+
+def _user(row: Mapping[str, Any], found: Mapping[str, str]) -> User:
+    """A user of an answer; `found`: their attributes."""
+    return User(
+        exists=True,
+        sub=found["sub"],
+        enabled=row["Enabled"],
+        disabled_by=found.get(_ATTRIBUTES["disabled_by"], ""),
+        provider=found.get(_ATTRIBUTES["provider"], ""),
+        dapp_limit=_number(found.get(_ATTRIBUTES["dapp_limit"], "")),
+        payment_status=found.get(_ATTRIBUTES["payment_status"], ""),
+        created_at=int(row["UserCreateDate"].timestamp()),
+        invited=row["UserStatus"] == "FORCE_CHANGE_PASSWORD",
+    )
 
 
 # Cognito's answers that a caller or an operator knows by a name of its own, with what to tell them.

@@ -1,0 +1,123 @@
+"""Who really differs from what they pay for: everything of one person is read, as a run of theirs would read it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from gateway.access import Access, Live, Policy, User, banned_target, live, target
+from gateway.billing import Billing
+from gateway.bought import access_of, bought
+from gateway.drift import DISABLING, Kind, kind_of
+from gateway.errors import BillingIncomplete, EmailUnverified
+from gateway.ledger import Ledger, Party, Person
+from gateway.people import user_of
+from gateway.telemetry import logger, metrics
+from gateway.users import Listed, ListedUsers
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One person who differs.
+
+    `party`: whose run mends it; None: an operator has to. `relink`: the user `sub` is to be linked to the party first,
+    in place of `replacing`, who is gone. `disables`: the run will take access away.
+    """
+
+    kind: Kind
+    party: str | None
+    sub: str | None
+    disables: bool
+    relink: bool = False
+    replacing: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """Whom it is about, once, however often it is found."""
+        return self.sub or str(self.party)
+
+    def row(self) -> Mapping[str, Any]:
+        """As the ledger keeps it."""
+        return asdict(self)
+
+
+class Differences:
+    """Looks at people one by one, and makes nobody a billed user by it."""
+
+    def __init__(self, ledger: Ledger, billing: Billing, users: ListedUsers, policy: Policy, *, govern: bool) -> None:
+        self._ledger = ledger
+        self._billing = billing
+        self._users = users
+        self._policy = policy
+        self._govern = govern
+
+    def of_party(self, name: str) -> Difference | None:
+        """How the person of a party differs; None when nothing is missing, when a run of theirs is under way, or when
+        their account is being deleted. What Stripe does not know is counted, and nobody loses anything for it."""
+        try:
+            return self._of_party(self._ledger.party(name))
+        except BillingIncomplete as error:
+            _unclear(name, error)
+        except EmailUnverified as error:
+            _unclear(name, error)
+        return None
+
+    def of_user(self, listed: Listed, person: Person | None) -> Difference | None:
+        """The same of a user on a page of the pool. One of ours whom no customer is linked to has lost the link."""
+        if person is not None and person.parties:
+            return self.of_party(min(person.parties))
+        user = listed.user
+        if not user.ours:
+            return None
+        if listed.customer_id is None:
+            return Difference("orphaned_link", None, user.sub, disables=False)
+        try:
+            return self._of_orphan(user, self._ledger.party(listed.customer_id))
+        except BillingIncomplete as error:
+            _unclear(listed.customer_id, error)
+        return None
+
+    def _of_party(self, party: Party) -> Difference | None:
+        now = int(time.time())
+        person = self._ledger.person(party.sub) if party.sub is not None else None
+        if party.deleting or (person is not None and person.deleted_at is not None):
+            return None
+        names = {party.id} | (person.parties if person is not None else set())
+        others = sorted(names - {party.id})
+        found = [bought(each, self._billing, now) for each in (party, *map(self._ledger.party, others))]
+        if all(each.all_before_deletion for each in found):
+            return None
+        access = access_of(found, now, self._policy, person.granted if person is not None else None)
+        user = user_of(replace(party, email=found[0].email or party.email), self._users)
+        kind = self._kind(access, user, party, person)
+        if kind is None or any(self._ledger.running(each, now) for each in sorted(names)):
+            return None
+        return Difference(kind, party.id, user.sub or party.sub, disables=kind in DISABLING)
+
+    def _kind(self, access: Access, user: User, party: Party, person: Person | None) -> Kind | None:
+        """As LookupUser and DecideAccess see it."""
+        known = person.live if person is not None else Live()
+        linked = person if user.linked else None
+        banned = linked is not None and linked.held is not None
+        before = linked.before if linked is not None and not self._govern else None
+        wanted = banned_target(user) if banned else target(access, before)
+        should = live(user if user.linked else User(exists=False), access, wanted, known, banned=banned)
+        return kind_of(access, user, wanted, known, should, link_known=party.sub is not None, banned=banned)
+
+    def _of_orphan(self, user: User, party: Party) -> Difference | None:
+        now = int(time.time())
+        if party.deleting or self._ledger.running(party.id, now):
+            return None
+        other = party.sub if party.sub != user.sub else None
+        if party.deleted_at is not None or (other is not None and self._users.get(other) is not None):
+            return Difference("orphaned_link", None, user.sub, disables=False)
+        access = access_of([bought(party, self._billing, now)], now, self._policy, None)
+        disables = access.wanted is False and user.enabled
+        return Difference("orphaned_link", party.id, user.sub, disables, relink=True, replacing=other)
+
+
+def _unclear(name: str, error: Exception) -> None:
+    metrics.add_metric("DriftUnclear", MetricUnit.Count, 1)
+    logger.error("DriftUnclear: %s: %s", name, error)
