@@ -19,22 +19,32 @@ def definitions() -> dict[str, dict[str, Any]]:
 def lines(definition: dict[str, Any]) -> Iterator[str]:
     """The machine as a Mermaid state diagram; what every task does when it fails is drawn once."""
     yield "stateDiagram-v2"
-    yield f"    [*] --> {definition['StartAt']}"
+    yield from (f"    {line}" for line in _scope(definition))
+
+
+def _scope(definition: dict[str, Any]) -> Iterator[str]:
+    """One level of states; what a Map does with each item is a state within a state."""
+    yield f"[*] --> {definition['StartAt']}"
     for name, state in definition["States"].items():
         match state["Type"]:
             case "Choice":
                 for rule in state["Choices"]:
-                    yield f"    {name} --> {rule['Next']}: {_label(rule['Comment'])}"
-                yield f"    {name} --> {state['Default']}: {_otherwise(definition['States'][state['Default']])}"
+                    yield f"{name} --> {rule['Next']}: {_label(rule['Comment'])}"
+                yield f"{name} --> {state['Default']}: {_otherwise(definition['States'][state['Default']])}"
             case "Task" | "Wait":
-                yield f"    {name} --> {state['Next']}"
+                yield f"{name} --> {state['Next']}"
+            case "Map":
+                yield f"state {name} {{"
+                yield from (f"    {line}" for line in _scope(state["ItemProcessor"]))
+                yield "}"
+                yield f"{name} --> {state['Next']}"
             case _:
-                yield f"    {name} --> [*]"
+                yield f"{name} --> [*]"
     failing = [name for name, state in definition["States"].items() if state.get("Catch")]
     handlers = {catch["Next"] for name in failing for catch in definition["States"][name]["Catch"]}
     for handler in sorted(handlers):
         caught = [name for name in failing if definition["States"][name]["Catch"][0]["Next"] == handler]
-        yield f"    note right of {handler}: when {_among(caught, definition)} fails for good"
+        yield f"note right of {handler}: when {_among(caught, definition)} fails for good"
 
 
 def drawn(readme: str, machines: dict[str, dict[str, Any]]) -> str:
@@ -50,7 +60,7 @@ def drawn(readme: str, machines: dict[str, dict[str, Any]]) -> str:
 
 
 def _among(names: list[str], definition: dict[str, Any]) -> str:
-    tasks = [name for name, state in definition["States"].items() if state["Type"] == "Task"]
+    tasks = [name for name, state in definition["States"].items() if state["Type"] in ("Task", "Map")]
     return "any other task" if len(names) == len(tasks) - 1 else " or ".join(names)
 
 

@@ -55,16 +55,16 @@ def kind_of(
     """
     if banned or user.held:
         return "hold_lost" if user.enabled or known.active else None
+    if access.wanted and not user.comped and not user.linked:
+        if not user.exists:
+            return "user_deleted" if link_known else "paid_without_access"
+        return "orphaned_link" if user.ours else "paid_without_access"
     if known.active and not should.active:
         return "access_without_payment"
     if user.comped or access.wanted is None:
         return "wrong_limit" if known != should else None
-    if access.wanted and not user.exists:
-        return "user_deleted" if link_known else "paid_without_access"
-    if not user.linked:
-        if not access.wanted and not user.claimed:
-            return None
-        return "orphaned_link" if user.ours else "paid_without_access"
+    if not user.linked:  # a user whom a run that was killed made, and did not link, is to be linked and disabled
+        return "access_without_payment" if user.claimed and user.enabled else None
     if user.enabled and not target.enabled:
         return "access_without_payment"
     if target.enabled and user.disabled_by == "billing":

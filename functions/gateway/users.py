@@ -184,10 +184,11 @@ class ListedUsers(Users):
     """The same users, read through ListUsers: that makes nobody a billed one, but may be a moment behind."""
 
     def page(self, token: str | None) -> tuple[list[Listed], str | None]:
-        """Sixty users of the pool at most, without their addresses, and the token of the next page. `token`: of this
-        page, None for the first."""
-        more = {} if token is None else {"PaginationToken": token}
-        answer = self._request("list_users", AttributesToGet=["sub", *_ATTRIBUTES.values(), _CUSTOMER], **more)
+        """Sixty users of the pool at most, and the token of the next page. `token`: of this page, None for the first.
+
+        All attributes are asked for: Cognito refuses to leave any out when a user lacks one of the others.
+        """
+        answer = self._request("list_users", Limit=60, **({} if token is None else {"PaginationToken": token}))
         rows = [(each, _found(each)) for each in answer["Users"]]
         users = [Listed(_user(each, found), found.get(_CUSTOMER)) for each, found in rows]
         return users, answer.get("PaginationToken")

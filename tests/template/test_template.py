@@ -17,7 +17,12 @@ MANAGED_POLICIES = {
     "arn:aws:iam::aws:policy/AWSXrayWriteOnlyAccess",
 }
 # Calls that take no resource, so that their statement must name all.
-WITHOUT_RESOURCE = {("FulfillmentStateMachineRole", "DeliverLogs"), ("OffboardingStateMachineRole", "DeliverLogs")}
+MACHINES = ("Fulfillment", "Offboarding", "Reconciliation")
+WITHOUT_RESOURCE = {(f"{name}StateMachineRole", "DeliverLogs") for name in MACHINES}
+# The executions of one machine, which Step Functions names itself.
+SHARDS = ("ReconciliationShardsPolicy", "WatchShards")
+# Roles that SAM makes for schedules.
+SCHEDULERS = {"ReconciliationStateMachineMissedEventsRole", "ReconciliationStateMachineDriftRole"}
 NOTHING = {"Ref": "AWS::NoValue"}
 OURS = {
     "custom:num_dapps",
@@ -27,7 +32,7 @@ OURS = {
     "custom:disabled_by",
 }
 OUTPUTS = {"WebhookUrl", "OperatorApi", "OperatorApiArn", "UserPoolId", "UserPoolClientId", "StateMachineArn"}
-OUTPUTS |= {"OffboardingStateMachineArn", "OrdersTable", "DappsUrl"}
+OUTPUTS |= {"OffboardingStateMachineArn", "ReconciliationStateMachineArn", "OrdersTable", "DappsUrl"}
 FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddClaimsFunction"}
 WEBHOOK = ("POST", "/create")
 OPERATORS = {("POST", "/read"), ("POST", "/update"), ("POST", "/delete"), ("POST", "/hold")}
@@ -51,8 +56,10 @@ def listed(value: Any) -> list[Any]:
 
 
 def _statements(app: Application) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name, role in app.resources("AWS::IAM::Role").items():
-        for policy in role.get("Policies", []):
+    policies = {name: [policy] for name, policy in app.resources("AWS::IAM::Policy").items()}
+    policies |= {name: role.get("Policies", []) for name, role in app.resources("AWS::IAM::Role").items()}
+    for name, each in policies.items():
+        for policy in each:
             for given in policy["PolicyDocument"]["Statement"]:
                 for statement in given["Fn::If"][1:] if "Fn::If" in given else [given]:
                     if statement != NOTHING:
@@ -135,7 +142,7 @@ def resources_are_named(app: Application) -> list[str]:
     return [
         f"{name}, {statement.get('Sid')}: a right on {text}"
         for name, statement in _statements(app)
-        if (name, statement.get("Sid")) not in WITHOUT_RESOURCE
+        if (name, statement.get("Sid")) not in WITHOUT_RESOURCE | {SHARDS}
         for text in _texts(statement.get("Resource", "*"))
         if "*" in text
     ]
@@ -151,7 +158,36 @@ def actions_are_named(app: Application) -> list[str]:
 
 
 def statements_say_what_they_are_for(app: Application) -> list[str]:
-    return [f"{name} has a statement without Sid" for name, statement in _statements(app) if not statement.get("Sid")]
+    return [
+        f"{name} has a statement without Sid"
+        for name, statement in _statements(app)
+        if not statement.get("Sid") and name not in SCHEDULERS
+    ]
+
+
+def schedules_start_their_machine_only(app: Application) -> list[str]:
+    allowed = {"Effect": "Allow", "Action": "states:StartExecution", "Resource": {"Ref": "ReconciliationStateMachine"}}
+    return [
+        f"{name} may do {statement}"
+        for name, statement in _statements(app)
+        if name in SCHEDULERS and statement != allowed
+    ]
+
+
+def shards_are_the_machines_own(app: Application) -> list[str]:
+    """A distributed map starts, and watches, executions of its own machine."""
+    found = {statement.get("Sid"): statement for name, statement in _statements(app) if name == SHARDS[0]}
+    machine = {"Machine": {"Fn::GetAtt": ["ReconciliationStateMachine", "Name"]}}
+    account = "arn:${AWS::Partition}:states:${AWS::Region}:${AWS::AccountId}"
+    must = {
+        "StartShards": ("states:StartExecution", {"Ref": "ReconciliationStateMachine"}),
+        "WatchShards": (
+            ["states:DescribeExecution", "states:StopExecution"],
+            [{"Fn::Sub": [f"{account}:execution:${{Machine}}{mark}*", machine]} for mark in ":/"],
+        ),
+    }
+    may = {sid: (statement["Action"], statement["Resource"]) for sid, statement in found.items()}
+    return [] if may == must else [f"the shards may {may}"]
 
 
 def definitions_and_machines_are_one_to_one(app: Application) -> list[str]:
@@ -535,6 +571,11 @@ def _machine(name: str, **changes: Any) -> Break:
     return lambda app: app.resources("AWS::StepFunctions::StateMachine")[name].update(changes)
 
 
+def _shards(number: int, **changes: Any) -> Break:
+    policy = SHARDS[0]
+    return lambda app: app.resources("AWS::IAM::Policy")[policy]["PolicyDocument"]["Statement"][number].update(changes)
+
+
 BROKEN: list[tuple[Rule, Break]] = [
     (functions_and_files_are_one_to_one, lambda app: app.sources.update({"new_step.py": ""})),
     (functions_and_files_are_one_to_one, lambda app: app.sources.pop("run_due.py")),
@@ -562,8 +603,24 @@ BROKEN: list[tuple[Rule, Break]] = [
     (statements_say_what_they_are_for, _statement("RunDueFunctionRole", Sid="")),
     (statements_say_what_they_are_for, _conditional("RunDueFunctionRole", Sid="")),
     (resources_are_named, _statement("OffboardingStateMachineRole", Resource="*")),
+    (
+        statements_say_what_they_are_for,
+        lambda app: app.resources("AWS::IAM::Policy")[SHARDS[0]]["PolicyDocument"]["Statement"][0].pop("Sid"),
+    ),
+    *(
+        (schedules_start_their_machine_only, _statement(role, Resource={"Ref": "FulfillmentStateMachine"}))
+        for role in sorted(SCHEDULERS)
+    ),
+    *(
+        (shards_are_the_machines_own, _shards(number, **changes))
+        for number, changes in (
+            (0, {"Resource": {"Ref": "FulfillmentStateMachine"}}),
+            (1, {"Resource": "*"}),
+            (1, {"Action": "states:*"}),
+        )
+    ),
     (definitions_and_machines_are_one_to_one, lambda app: app.definitions.pop("offboarding")),
-    (definitions_and_machines_are_one_to_one, lambda app: app.definitions.update(reconciliation={"States": {}})),
+    (definitions_and_machines_are_one_to_one, lambda app: app.definitions.update(another={"States": {}})),
     (
         definitions_and_machines_are_one_to_one,
         _machine("OffboardingStateMachine", DefinitionS3Location={"Key": "statemachine/fulfillment.asl.json"}),
@@ -573,7 +630,7 @@ BROKEN: list[tuple[Rule, Break]] = [
     (machines_are_made_alike, _lacking("OffboardingStateMachine", "LoggingConfiguration")),
     *(
         (the_machine_may_invoke_its_tasks_only, _statement(role, Resource={"Fn::GetAtt": ["WebhookFunction", "Arn"]}))
-        for role in ("FulfillmentStateMachineRole", "OffboardingStateMachineRole")
+        for role in (f"{name}StateMachineRole" for name in MACHINES)
     ),
     *(
         (leases_outlive_their_writers, _resource(name, Timeout=LEASE_SECONDS - SPARE_SECONDS))
