@@ -442,17 +442,37 @@ class Gateway:
 
     def drop_order(self, event_id: str) -> None:
         """Delete an order's row by hand."""
-        self._dynamodb.delete_item(
-            TableName=self.stack.orders_table, Key={"pk": {"S": f"ORDER#{event_id}"}, "sk": {"S": "ORDER"}}
-        )
+        self._drop(f"ORDER#{event_id}", "ORDER")
+
+    def lose_link(self, email: str) -> None:
+        """Delete all that the ledger knows of the link between a user and their customer."""
+        user = self.user(email)
+        assert user is not None
+        self._drop(f"PARTY#{user.customer}", "PARTY")
+        self._drop(f"PERSON#{user.sub}", "PERSON")
+
+    def _drop(self, pk: str, sk: str) -> None:
+        self._dynamodb.delete_item(TableName=self.stack.orders_table, Key={"pk": {"S": pk}, "sk": {"S": sk}})
 
     def run_due(self) -> None:
-        """Run the schedules once, and what they start. Never twice in one second: they are minutes apart."""
+        """Run RunDue once, and what it starts. Never twice in one second: it is called every five minutes."""
         until(lambda: int(time.time()) > self._due_at)
         self._due_at = int(time.time())
-        for name, (_, error) in self.stack.run_schedules().items():
-            assert error is None, f"{name}: {error}"
+        self._run_schedule("RunDueFunctionEveryFiveMinutes")
+
+    def _run_schedule(self, name: str) -> None:
+        ran = self.stack.run_schedules(name)
+        assert ran[name].error is None, ran[name].error
         self.settle()
+
+    def reconcile(self, **asked: Any) -> Execution:
+        """Run the reconciliation machine with this input, and all the runs that it starts."""
+        started = self.stack.client("stepfunctions").start_execution(
+            stateMachineArn=self.stack.template.outputs()["ReconciliationStateMachineArn"], input=json.dumps(asked)
+        )
+        self.settle()
+        (found,) = (each for each in self.stack.executions() if each.arn == started["executionArn"])
+        return found
 
     def an_hour_later(self, email: str) -> None:
         """The mail to this user that did not leave is tried again now."""

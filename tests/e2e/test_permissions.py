@@ -52,6 +52,15 @@ NAMES = [
     "MarkDeletedFunction",
     "MarkNotDeletedFunction",
     "OffboardingStateMachine",
+    "PlanReconciliationFunction",
+    "FindMissedEventsFunction",
+    "ScanUsersFunction",
+    "CompareShardFunction",
+    "CheckDriftFunction",
+    "MendDriftFunction",
+    "MarkReconciledFunction",
+    "MarkNotReconciledFunction",
+    "ReconciliationStateMachine",
 ]
 """Every function and state machine of the template."""
 
@@ -125,6 +134,7 @@ def drive_every_path(gateway: Gateway) -> None:
     assert [run.status for run in gateway.runs(event["id"])] == ["FAILED", "FAILED", "SUCCEEDED"]
     drive_users(gateway)
     drive_operators(gateway)
+    drive_reconciliation(gateway)
 
 
 def drive_users(gateway: Gateway) -> None:
@@ -188,6 +198,34 @@ def drive_operators(gateway: Gateway) -> None:
     # … and of which a purchase turns up late.
     gateway.send(late)
     gateway.settle()
+
+
+def drive_reconciliation(gateway: Gateway) -> None:
+    """Every state of the reconciliation machine."""
+    stripe = gateway.stripe
+    before = len(stripe.events)
+    stripe.auto_deliver = False
+    stripe.checkout("unheard@example.com", gateway.one_time_seat, 1, mode="payment")
+    for event in stripe.events[before:]:
+        stripe.stored("event", event["id"])["created"] -= 3600  # what is younger may still be on its way
+    stripe.checkout("longago@example.com", gateway.one_time_seat, 1, mode="payment")
+    stripe.auto_deliver = True
+    # One whom the ledger has lost, one whom Cognito has lost, and one who has access and does not pay.
+    gateway.subscriber("lost@example.com", 1)
+    gateway.lose_link("lost@example.com")
+    gateway.subscriber("gone@example.com", 1)
+    gateway.delete_by_hand("gone@example.com")
+    lapsed = gateway.subscriber("lapsed@example.com", 1)
+    with gateway.hearing():
+        stripe.cancel(lapsed["subscription"])
+    stopped = gateway.reconcile(find="drift", max_disabled=0)
+    assert (stopped.status, stopped.error) == ("FAILED", "TooManyDisabled")
+    assert gateway.access("lapsed@example.com") == (True, 1, "ACTIVE")
+    done = gateway.reconcile(backfill=True)
+    assert (done.status, done.error) == ("SUCCEEDED", None)
+    assert gateway.access("lapsed@example.com") == (False, 0, "CANCELLED")
+    for email in ("unheard@example.com", "longago@example.com", "lost@example.com", "gone@example.com"):
+        assert gateway.access(email) == (True, 1, "ACTIVE"), email
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import ast
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,37 @@ class Application:
 
 
 @dataclass
+class Scope:
+    """States that lead to each other alone: those of a machine, or those that a Map of it runs for every item. `name`:
+    the machine's, or the Map's. `definition`: the machine's, or the Map's item processor."""
+
+    name: str
+    definition: dict[str, Any]
+
+    @property
+    def start(self) -> str:
+        """The name of the first state; empty when there is none."""
+        return str(self.definition.get("StartAt", ""))
+
+    @property
+    def states(self) -> dict[str, Any]:
+        return dict(self.definition.get("States", {}))
+
+    @property
+    def tasks(self) -> dict[str, Any]:
+        return _of_type(self.states, "Task")
+
+    @property
+    def maps(self) -> dict[str, Any]:
+        return _of_type(self.states, "Map")
+
+    @property
+    def fallible(self) -> dict[str, Any]:
+        """What errors can be caught from."""
+        return _of_type(self.states, "Task", "Map")
+
+
+@dataclass
 class Machine:
     """A state machine of an application. `name`: its file's below statemachine/."""
 
@@ -74,12 +105,22 @@ class Machine:
         return f"{self.name.capitalize()}StateMachine"
 
     @property
+    def scopes(self) -> list[Scope]:
+        """Its own, and one for each Map."""
+        return list(_scopes(self.name, self.definition))
+
+    @property
     def states(self) -> dict[str, Any]:
-        return dict(self.definition["States"])
+        """All, those inside a Map included; no two have the same name."""
+        return {name: state for scope in self.scopes for name, state in scope.states.items()}
 
     @property
     def tasks(self) -> dict[str, Any]:
-        return {name: state for name, state in self.states.items() if state["Type"] == "Task"}
+        return _of_type(self.states, "Task")
+
+    def source_of(self, task: str) -> str:
+        """The source of a task's function; empty when there is none."""
+        return self.app.sources.get(f"{snake(task)}.py", "")
 
 
 Rule = Callable[[Application], list[str]]
@@ -119,21 +160,33 @@ def calls(source: str, *functions: str) -> list[str]:
     ]
 
 
+def _of_type(states: dict[str, Any], *types: str) -> dict[str, Any]:
+    return {name: state for name, state in states.items() if state["Type"] in types}
+
+
+def _scopes(name: str, definition: dict[str, Any]) -> Iterator[Scope]:
+    scope = Scope(name, definition)
+    yield scope
+    for each, state in scope.states.items():
+        if "ItemProcessor" in state:
+            yield from _scopes(each, state["ItemProcessor"])
+
+
 def snake(name: str) -> str:
     """LookupUser -> lookup_user"""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def answered(source: str, function: str = "handler") -> set[str]:
-    """The keys of the dictionary that a handler returns, or has a function of its module return."""
+    """The keys of the dictionary that a handler returns, or has a function of its module return; none when the
+    source has no such function."""
     functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
     keys: set[str] = set()
-    for node in ast.walk(functions[function]):
+    for node in ast.walk(functions[function]) if function in functions else ():
         if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
             keys.update(key.value for key in node.value.keys if isinstance(key, ast.Constant))
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.Call):
-            called = ast.unparse(node.value.func)
-            keys.update(answered(source, called) if called in functions else ())
+            keys.update(answered(source, ast.unparse(node.value.func)))
     return keys
 
 
