@@ -7,8 +7,8 @@ raises  StripeThrottled, StripeUnavailable, SecretUnavailable, LedgerThrottled, 
         StartUnavailable (passing);
         BillingIncomplete, StripeKeyRejected, StripeRejected, LedgerRejected, StartRejected (lasting)
 
-Two kinds of lists: what some webhook endpoint has not taken, for as long as Stripe keeps events, and all of the time
-since the last search.
+Two kinds of lists: all events since the last search, and from before that what some webhook endpoint has not taken, for
+as long as Stripe keeps events.
 """
 
 import time
@@ -52,11 +52,12 @@ def handler(search: Search) -> dict[str, Any]:
     listed, missed = before.get("listed", 0), before.get("missed", 0)
     changed = before.get("mapping_changed", False)
     cursor = before.get("cursor") or {"list": 0, "after": None}
-    until = plan["started"] - SETTLED
     while True:
         undelivered, types = LISTS[cursor["list"]]
-        since = plan["started"] - EVENTS_LAST if undelivered else plan["events_from"]
-        rows, after = billing.events(types, since, until, cursor["after"], undelivered=undelivered)
+        span = (plan["events_from"], plan["started"] - SETTLED)
+        if undelivered:
+            span = (plan["started"] - EVENTS_LAST, plan["events_from"])
+        rows, after = billing.events(types, *span, cursor["after"], undelivered=undelivered)
         found = [envelope for row in rows if (envelope := _envelope(row)) is not None]
         changed = changed or any(events.notice(each) == "MappingChanged" for each in found)
         known = {row["event_id"] for row in ledger.rows([each.id for each in found])}

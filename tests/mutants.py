@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 EXPLAINED = Path(__file__).with_name("mutants.toml")
 WORK = ROOT / "build" / "mutants"
 
-MUTATED = ("access.py", "events.py")
-TESTS = ("unit/test_access.py", "unit/test_events.py")
+MUTATED = ("access.py", "drift.py", "events.py")
+TESTS = ("unit/test_access.py", "unit/test_drift.py", "unit/test_events.py")
 FIXTURES = "local/stripe-fixtures.json"
 
 KILLED = ("killed", "caught by type check", "timeout")

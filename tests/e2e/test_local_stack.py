@@ -22,6 +22,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from moto.cognitoidp.models import cognitoidp_backends
+from moto.dynamodb.models import dynamodb_backends
+from moto.dynamodb.models.dynamo_type import Item
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from werkzeug.test import Client
 
@@ -885,6 +887,27 @@ class TestPermissions:
         assert "sns:Publish" in answer["Message"]
         assert [call.resource for call in stack.denied] == [f"{bus}other", f"{topic}-other"]
 
+    def test_scans_batches_and_listings_need_their_actions(self, stack: LocalStack) -> None:
+        name = stack.orders_table
+        table = f"arn:aws:dynamodb:us-east-1:123456789012:table/{name}"
+        pool = f"arn:aws:cognito-idp:us-east-1:123456789012:userpool/{stack.user_pool_id}"
+        key = {"pk": {"S": "1"}}
+        for service, method, request in [
+            ("dynamodb", "scan", {"TableName": name, "Segment": 0, "TotalSegments": 2}),
+            ("dynamodb", "scan", {"TableName": name, "IndexName": "ByOwner"}),
+            ("dynamodb", "batch_get_item", {"RequestItems": {name: {"Keys": [key]}}}),
+            ("dynamodb", "batch_write_item", {"RequestItems": {name: [{"PutRequest": {"Item": key}}]}}),
+            ("cognito-idp", "list_users", {"UserPoolId": stack.user_pool_id}),
+        ]:
+            assert aws(stack, service, method, **request)["Code"] == "AccessDeniedException"
+        assert stack.denied == [
+            ("AwsFunction", "dynamodb:Scan", table),
+            ("AwsFunction", "dynamodb:Scan", f"{table}/index/ByOwner"),
+            ("AwsFunction", "dynamodb:BatchGetItem", table),
+            ("AwsFunction", "dynamodb:BatchWriteItem", table),
+            ("AwsFunction", "cognito-idp:ListUsers", pool),
+        ]
+
     def test_a_state_machine_needs_its_role_too(self, stack: LocalStack) -> None:
         execution = run(stack, "Tick")
         assert execution.status == "FAILED"
@@ -1158,6 +1181,144 @@ class TestStorage:
             failing.join()
         assert (value("mine"), value("theirs")) == ("1", "99")
         assert [value(f"new-{number}") for number in range(100)] == [str(number) for number in range(100)]
+
+    def write_rows(self, stack: LocalStack, names: list[str]) -> None:
+        """Rows with a number in `n`, a batch at a time."""
+        puts = [
+            {"PutRequest": {"Item": {"pk": {"S": name}, "n": {"N": str(number)}}}} for number, name in enumerate(names)
+        ]
+        for start in range(0, len(puts), 25):
+            stack.client("dynamodb").batch_write_item(RequestItems={stack.orders_table: puts[start : start + 25]})
+
+    def scanned(self, stack: LocalStack, **request: Any) -> list[str]:
+        """The keys that a scan finds, page by page, in order."""
+        pages = stack.client("dynamodb").get_paginator("scan").paginate(TableName=stack.orders_table, **request)
+        return [row["pk"]["S"] for page in pages for row in page["Items"]]
+
+    @pytest.mark.parametrize("page", [{}, {"Limit": 7}])
+    def test_segments_of_a_scan_are_all_of_it_and_have_nothing_in_common(self, stack: LocalStack, page: Any) -> None:
+        names = [f"scan-{number}" for number in range(100)]
+        self.write_rows(stack, names)
+        request = {
+            "FilterExpression": "begins_with(pk, :prefix) AND n < :n",
+            "ExpressionAttributeValues": {":prefix": {"S": "scan-"}, ":n": {"N": "90"}},
+            "ProjectionExpression": "pk",
+            "ConsistentRead": True,
+            **page,
+        }
+        parts = [self.scanned(stack, Segment=part, TotalSegments=4, **request) for part in range(4)]
+        assert all(parts)
+        assert sorted(name for part in parts for name in part) == sorted(names[:90])
+
+    def test_a_page_of_a_scan_costs_what_it_reads(self, stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.write_rows(stack, [f"cost-{number}" for number in range(100)])
+        looked: list[Any] = []
+        within = Item.is_within_segment
+        monkeypatch.setattr(Item, "is_within_segment", lambda row, of: looked.append(row) or within(row, of))
+        found = self.scanned(stack, Limit=5)
+        pages = len(found) // 5 + 1
+        assert len(looked) <= len(found) + 2 * pages
+
+    def test_an_index_has_pages(self, stack: LocalStack) -> None:
+        client, table = stack.client("dynamodb"), stack.orders_table
+        for number in reversed(range(7)):
+            client.put_item(TableName=table, Item={"pk": {"S": f"owned-{number}"}, "owner": {"S": "somebody"}})
+        pages = client.get_paginator("query").paginate(
+            TableName=table,
+            IndexName="ByOwner",
+            KeyConditionExpression="#owner = :owner",
+            ExpressionAttributeNames={"#owner": "owner"},
+            ExpressionAttributeValues={":owner": {"S": "somebody"}},
+            PaginationConfig={"PageSize": 2},
+        )
+        found = [row["pk"]["S"] for page in pages for row in page["Items"]]
+        assert sorted(found) == [f"owned-{number}" for number in range(7)]
+
+    def test_a_scan_goes_on_while_rows_come_and_go(self, stack: LocalStack) -> None:
+        client, table = stack.client("dynamodb"), stack.orders_table
+        names = [f"live-{number:02}" for number in range(20)]
+        self.write_rows(stack, names)
+        request: dict[str, Any] = {"TableName": table, "Limit": 5}
+        found: list[str] = []
+        while True:
+            answer = client.scan(**request)
+            found += [row["pk"]["S"] for row in answer["Items"] if row["pk"]["S"].startswith("live-")]
+            if "LastEvaluatedKey" not in answer:
+                break
+            request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
+            last = answer["LastEvaluatedKey"]["pk"]
+            client.delete_item(TableName=table, Key={"pk": last})
+            self.write_rows(stack, ["live-0", f"{last['S']}-new"])
+            client.put_item(TableName=table, Item={"pk": last})
+        assert [name for name in found if name in names] == names
+        assert len(found) == len(set(found))
+
+    def test_a_batch_writes_25_rows_and_each_once(self, stack: LocalStack) -> None:
+        write, table = stack.client("dynamodb").batch_write_item, stack.orders_table
+        puts = [{"PutRequest": {"Item": {"pk": {"S": f"batch-{number}"}}}} for number in range(26)]
+        again = {"PutRequest": {"Item": {"pk": {"S": "batch-0"}, "other": {"S": "than before"}}}}
+        gone = {"DeleteRequest": {"Key": {"pk": {"S": "batch-0"}}}}
+        for requests in (puts, [puts[0], again], [puts[0], gone]):
+            assert error_of(write, RequestItems={table: requests}) == "ValidationException"
+        assert [name for name in self.scanned(stack) if name.startswith("batch-")] == []
+        assert write(RequestItems={table: puts[:25]})["UnprocessedItems"] == {}
+        keys = [{"pk": {"S": f"batch-{number}"}} for number in range(100)]
+        answer = stack.client("dynamodb").batch_get_item(RequestItems={table: {"Keys": keys, "ConsistentRead": True}})
+        assert sorted(row["pk"]["S"] for row in answer["Responses"][table]) == sorted(
+            put["PutRequest"]["Item"]["pk"]["S"] for put in puts[:25]
+        )
+
+    def test_batches_and_queries_at_once_do_no_harm(self, stack: LocalStack) -> None:
+        client, table = stack.client("dynamodb"), stack.orders_table
+        made = dynamodb_backends[stack.account_id][stack.region].create_table(
+            "pairs",
+            schema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+            attr=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
+            global_indexes=[
+                {
+                    "IndexName": "other",
+                    "KeySchema": [{"AttributeName": "sk", "KeyType": "HASH"}],
+                    "Projection": {"ProjectionType": "ALL"},
+                }
+            ],
+            throughput={},
+            indexes=[],
+            streams=None,
+            billing_mode="PAY_PER_REQUEST",
+            sse_specification=None,
+            tags=[],
+            deletion_protection_enabled=False,
+            warm_throughput=None,
+        )
+        assert made.name != table
+        over = threading.Event()
+        errors: list[ClientError] = []
+
+        def ask() -> None:
+            """In moto a read adds an empty row."""
+            number = 0
+            while not over.is_set():
+                number += 1
+                keys = [{"pk": {"S": f"{number}-{each}"}, "sk": {"S": "none"}} for each in range(100)]
+                client.batch_get_item(RequestItems={"pairs": {"Keys": keys}})
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            for _ in range(60):
+                try:
+                    client.query(
+                        TableName="pairs",
+                        IndexName="other",
+                        KeyConditionExpression="sk = :sk",
+                        ExpressionAttributeValues={":sk": {"S": "some"}},
+                    )
+                except ClientError as error:
+                    errors.append(error)
+        finally:
+            over.set()
+            asking.join()
+        assert errors == []
 
     def test_secrets_are_random_until_set(self, stack: LocalStack) -> None:
         def read() -> str:
@@ -1789,6 +1950,122 @@ class TestCognito:
         backend = cognitoidp_backends["123456789012"][stack.region]
         with pytest.raises(Exception, match="60"):
             backend.list_users(stack.user_pool_id, None, limit=61)
+
+
+class TestListUsers:
+    """Each test works on a pool of its own."""
+
+    @pytest.fixture
+    def pool(self, stack: LocalStack) -> str:
+        """A pool that takes capitals for small letters."""
+        return self.make_pool(stack, "any-case", CaseSensitive=False)
+
+    def make_pool(self, stack: LocalStack, name: str, **usernames: bool) -> str:
+        units = {"Name": "units", "AttributeDataType": "Number", "Mutable": True}
+        made = stack.client("cognito-idp").create_user_pool(
+            PoolName=name, UsernameAttributes=["email"], UsernameConfiguration=usernames, Schema=[units]
+        )
+        return str(made["UserPool"]["Id"])
+
+    def create(self, stack: LocalStack, pool: str, *emails: str, **attributes: str) -> list[str]:
+        """Users with these addresses; their subs."""
+        create = stack.client("cognito-idp").admin_create_user
+        return [
+            create(
+                UserPoolId=pool, Username=email, MessageAction="SUPPRESS", UserAttributes=listed(attributes)
+            )["User"]["Username"]
+            for email in emails
+        ]  # fmt: skip
+
+    def list(self, stack: LocalStack, pool: str, **request: Any) -> list[str]:
+        """The subs on one page."""
+        answer = stack.client("cognito-idp").list_users(UserPoolId=pool, **request)
+        return [user["Username"] for user in answer["Users"]]
+
+    def test_pages_are_all_users_once_whoever_comes_or_goes_meanwhile(self, stack: LocalStack, pool: str) -> None:
+        cognito = stack.client("cognito-idp")
+        subs = self.create(stack, pool, *(f"{number}@example.com" for number in range(70)))
+        first = cognito.list_users(UserPoolId=pool)
+        assert [user["Username"] for user in first["Users"]] == subs[:60]
+        # The last of that page, and the first of the next.
+        for sub in subs[59:61]:
+            cognito.admin_delete_user(UserPoolId=pool, Username=sub)
+        (new,) = self.create(stack, pool, "new@example.com")
+        second = cognito.list_users(UserPoolId=pool, PaginationToken=first["PaginationToken"])
+        assert [user["Username"] for user in second["Users"]] == [*subs[61:], new]
+        assert "PaginationToken" not in second
+
+    def test_a_page_can_be_small_and_a_filter_has_pages_too(self, stack: LocalStack, pool: str) -> None:
+        subs = self.create(stack, pool, *(f"a{number}@example.com" for number in range(5)), "b@example.com")
+        pages = stack.client("cognito-idp").get_paginator("list_users")
+        request = {"UserPoolId": pool, "Filter": 'email ^= "A"', "PaginationConfig": {"PageSize": 2}}
+        found = [[user["Username"] for user in page["Users"]] for page in pages.paginate(**request)]
+        assert found == [subs[0:2], subs[2:4], subs[4:5]]
+
+    def test_a_token_is_good_for_its_own_filter(self, stack: LocalStack, pool: str) -> None:
+        self.create(stack, pool, "one@example.com", "two@example.com")
+        cognito = stack.client("cognito-idp")
+        token = cognito.list_users(UserPoolId=pool, Limit=1)["PaginationToken"]
+        for request in ({"PaginationToken": "forged"}, {"PaginationToken": token, "Filter": 'email = "x"'}):
+            assert error_of(cognito.list_users, UserPoolId=pool, **request) == "InvalidParameterException"
+
+    def test_a_user_is_found_by_sub_and_by_email(self, stack: LocalStack, pool: str) -> None:
+        (one, two) = self.create(stack, pool, "One@example.com", "two@example.com")
+        assert self.list(stack, pool, Filter=f'sub = "{two}"') == [two]
+        assert self.list(stack, pool, Filter='email = "oNE@Example.com"') == [one]
+        assert self.list(stack, pool, Filter='email = "one"') == []
+        strict = self.make_pool(stack, "strict", CaseSensitive=True)
+        (sub,) = self.create(stack, strict, "One@example.com")
+        assert self.list(stack, strict, Filter='email = "one@example.com"') == []
+        assert self.list(stack, strict, Filter='email = "One@example.com"') == [sub]
+
+    def test_a_user_is_found_by_the_address_of_today(self, stack: LocalStack, pool: str) -> None:
+        cognito = stack.client("cognito-idp")
+        (sub,) = self.create(stack, pool, "before@example.com")
+        after = listed({"email": "after@example.com"})
+        cognito.admin_update_user_attributes(UserPoolId=pool, Username=sub, UserAttributes=after)
+        assert self.list(stack, pool, Filter='email = "before@example.com"') == []
+        assert self.list(stack, pool, Filter='email = "after@example.com"') == [sub]
+        cognito.admin_delete_user(UserPoolId=pool, Username="after@example.com")
+        assert self.list(stack, pool, Filter='email = "after@example.com"') == []
+        (again,) = self.create(stack, pool, "after@example.com")
+        assert cognito.admin_get_user(UserPoolId=pool, Username="after@example.com")["Username"] == again
+
+    def test_a_user_is_found_without_a_look_at_all_others(
+        self, stack: LocalStack, pool: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def all_others(_: Any) -> Any:
+            raise AssertionError
+
+        (sub,) = self.create(stack, pool, "one@example.com")
+        monkeypatch.setattr(moto_fixes.Users, "values", all_others)
+        self.create(stack, pool, "two@example.com")
+        cognito = stack.client("cognito-idp")
+        for name in (sub, "ONE@example.com"):
+            assert cognito.admin_get_user(UserPoolId=pool, Username=name)["Username"] == sub
+        for text in (f'sub = "{sub}"', 'email = "one@example.com"'):
+            assert self.list(stack, pool, Filter=text) == [sub]
+
+    @pytest.mark.parametrize("name", ["custom:units", "address"])
+    def test_a_filter_is_on_what_can_be_searched(self, stack: LocalStack, pool: str, name: str) -> None:
+        list_users = stack.client("cognito-idp").list_users
+        assert error_of(list_users, UserPoolId=pool, Filter=f'{name} = "1"') == "InvalidParameterException"
+
+    def test_attributes_asked_for_are_those_that_come(self, stack: LocalStack, pool: str) -> None:
+        self.create(stack, pool, "one@example.com", **{"custom:units": "3"})
+        for names in (["email"], ["sub", "custom:units"]):
+            (user,) = stack.client("cognito-idp").list_users(UserPoolId=pool, AttributesToGet=names)["Users"]
+            assert sorted(entry["Name"] for entry in user["Attributes"]) == sorted(names)
+
+    def test_attributes_asked_for_must_exist_and_everybody_must_have_them(self, stack: LocalStack, pool: str) -> None:
+        list_users = stack.client("cognito-idp").list_users
+        unknown = {"UserPoolId": pool, "AttributesToGet": ["custom:unknown"]}
+        assert error_of(list_users, **unknown) == "InvalidParameterException"
+        self.create(stack, pool, "one@example.com", **{"custom:units": "3"})
+        request = {"UserPoolId": pool, "AttributesToGet": ["custom:units"]}
+        assert len(list_users(**request)["Users"]) == 1
+        self.create(stack, pool, "two@example.com")
+        assert error_of(list_users, **request) == "InvalidParameterException"
 
 
 def listed(values: dict[str, str]) -> list[dict[str, str]]:

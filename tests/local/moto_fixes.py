@@ -6,8 +6,11 @@ tests/e2e/test_local_stack.py guards each one. The first line of every function 
 
 from __future__ import annotations
 
+import base64
+import bisect
 import copy
 import functools
+import itertools
 import json
 import logging
 import re
@@ -16,8 +19,8 @@ import string
 import sys
 import threading
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,6 +32,7 @@ import moto
 import moto.backends
 import moto.cognitoidp.models as cognito
 import moto.dynamodb.models as dynamodb_models
+import moto.stepfunctions.parser.utils as parser_utils
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from joserfc import jwt
@@ -48,27 +52,45 @@ from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
 from moto.core.serialize import AttributePicker
 from moto.core.utils import utcnow
+from moto.dynamodb.exceptions import MockValidationException
 from moto.dynamodb.models import DynamoDBBackend
-from moto.dynamodb.models.dynamo_type import DynamoType
+from moto.dynamodb.models.dynamo_type import DynamoType, Item
 from moto.dynamodb.models.table import Table
 from moto.dynamodb.responses import DynamoHandler
 from moto.stepfunctions.parser.api import (
     ExecutionStatus,
     HistoryEventType,
     LambdaFunctionFailedEventDetails,
+    MapRunFailedEventDetails,
 )
 from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import (
     CustomErrorName,
 )
-from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import FailureEvent
+from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
+from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import (
+    FailureEvent,
+    FailureEventException,
+)
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
+from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import (
+    StatesErrorNameType,
+)
 from moto.stepfunctions.parser.asl.component.common.path import result_path
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.eval_component import EvalComponent
+from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.distributed_iteration_component import (
+    DistributedIterationComponent,
+)
+from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.itemprocessor.distributed_item_processor_worker import (  # noqa: E501
+    DistributedItemProcessorWorker,
+)
 from moto.stepfunctions.parser.asl.component.state.exec.state_task.state_task_lambda import (
     StateTaskLambda,
 )
+from moto.stepfunctions.parser.asl.component.state.fail import state_fail
 from moto.stepfunctions.parser.asl.eval.environment import Environment
 from moto.stepfunctions.parser.asl.eval.event.event_detail import EventDetails
+from moto.stepfunctions.parser.asl.eval.program_state import ProgramEnded
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 from moto.stepfunctions.parser.asl.utils import boto_client, json_path
 from moto.stepfunctions.parser.backend.execution import (
@@ -77,7 +99,6 @@ from moto.stepfunctions.parser.backend.execution import (
 )
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from moto.stepfunctions.parser.models import StepFunctionsParserBackend
-from moto.stepfunctions.parser.utils import TMP_THREADS
 from moto.stepfunctions.responses import StepFunctionResponse
 
 MOTO_VERSION = "5.2.5"
@@ -98,6 +119,9 @@ invoke: Callable[[str, bytes], Any] = lambda arn, payload: None  # noqa: E731
 
 access_keys: dict[str, str] = {}
 """The access key that the interpreter signs with, by role ARN of the state machine."""
+
+refusal: Callable[[str, str], str | None] = lambda role, machine: None  # noqa: E731
+"""Why a role may not run a Distributed Map of this machine; None: it may."""
 
 stopping = threading.Event()
 """Set while the stack closes: nobody waits for a retry any more."""
@@ -201,10 +225,44 @@ def _looks_like(username: str, _format: str = "email") -> bool:
 cognito.validate_username_format = _looks_like
 
 
+class Users(OrderedDict[str, CognitoIdpUser]):
+    """The users of a pool in the order in which they were made, found by each of their names at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._named: dict[str, dict[int, CognitoIdpUser]] = {}
+        self._serial = itertools.count(1)
+
+    def __setitem__(self, username: str, user: CognitoIdpUser) -> None:
+        user.serial, user.known_in = next(self._serial), self
+        super().__setitem__(username, user)
+        self.note(user)
+
+    def note(self, user: CognitoIdpUser) -> None:
+        """The user may have another name than before; the old ones are told apart by whoever asks."""
+        aliases = (user.attribute_lookup.get(name) for name in ("email", "phone_number"))
+        for name in filter(None, (user.username, user.id, *aliases)):
+            self._named.setdefault(name.lower(), {})[user.serial] = user
+
+    def named(self, name: str) -> list[CognitoIdpUser]:
+        """Whoever has, or once had, this name in any case; in order."""
+        found = sorted(self._named.get(name.lower(), {}).items())
+        return [user for _, user in found if self.get(user.username) is user]
+
+
+@fixes(CognitoIdpUser)
+def update_attributes(original: Any, user: Any, attributes: list[dict[str, str]]) -> None:
+    """A user is found by a new address."""
+    original(user, attributes)
+    if known_in := getattr(user, "known_in", None):
+        known_in.note(user)
+
+
 @fixes(CognitoIdpUserPool)
 def __init__(original: Any, pool: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
     """A pool has the standard attributes besides its own."""
     original(pool, *args, **kwargs)
+    pool.users = Users()
     for name, schema in cognito.CognitoIdpUserPoolAttribute.STANDARD_SCHEMA.items():
         if name not in pool.schema_attributes:
             attribute = cognito.CognitoIdpUserPoolAttribute(name, False, schema)
@@ -216,7 +274,7 @@ def _get_user(original: Any, pool: Any, username: str) -> CognitoIdpUser | None:
     """`CaseSensitive: false` is honoured for usernames and e-mail; a `sub` works as a username."""
     wanted = _folded(pool, username)
     aliases = pool.extended_config.get("UsernameAttributes") or []
-    for user in list(pool.users.values()):
+    for user in pool.users.named(username):
         attributes = user.attribute_lookup
         names = {user.username, user.id, *(attributes.get(alias) for alias in aliases)}
         if wanted in {_folded(pool, name) for name in names}:
@@ -324,12 +382,65 @@ def admin_disable_user(original: Any, backend: Any, user_pool_id: str, username:
     backend.admin_user_global_sign_out(user_pool_id, username)
 
 
+@fixes(CognitoIdpResponse)
+def list_users(original: Any, response: Any) -> ActionResult:
+    """An attribute that is asked for by name must be one of the schema, and everybody on the page must have it."""
+    answer: Any = original(response)
+    if names := set(response._get_param("AttributesToGet") or []):
+        pool = response.backend.describe_user_pool(response._get_param("UserPoolId"))
+        users = answer.result["Users"]
+        had_by_all = [names <= {entry["Name"] for entry in user["Attributes"]} for user in users]
+        if not names <= pool.schema_attributes.keys() or not all(had_by_all):
+            raise InvalidParameterException("One or more requested attributes do not exist.")
+    return ActionResult(answer.result)
+
+
 @fixes(CognitoIdpBackend)
-def list_users(original: Any, backend: Any, *args: Any, **kwargs: Any) -> Any:
-    """A page has at most 60 users."""
-    if (kwargs.get("limit") or 0) > 60:
+def list_users(  # noqa: F811
+    original: Any,
+    backend: Any,
+    user_pool_id: str,
+    filt: str | None,
+    limit: int | None = None,
+    pagination_token: str | None = None,
+) -> tuple[list[Any], str | None]:
+    """A page has at most 60 users, and begins behind the last one of the page before, whoever is deleted meanwhile."""
+    if (limit or 0) > 60:
         raise InvalidParameterException("Value at 'limit' must be less than or equal to 60")
-    return original(backend, *args, **kwargs)
+    after = _serial_of(pagination_token, filt)
+    users = _matching(original, backend, user_pool_id, filt)
+    start = bisect.bisect_right(users, after, key=lambda user: user.serial)
+    page = users[start : start + (limit or 60)]
+    if start + len(page) == len(users):
+        return page, None
+    return page, base64.b64encode(json.dumps([page[-1].serial, filt]).encode()).decode()
+
+
+def _serial_of(token: str | None, filt: str | None) -> int:
+    """Of the last user before the page that the token stands for; a token is good for its own filter."""
+    if token is None:
+        return 0
+    try:
+        serial, its_filter = json.loads(base64.b64decode(token))
+    except ValueError:
+        serial, its_filter = None, None
+    if not isinstance(serial, int) or its_filter != filt:
+        raise InvalidParameterException("Invalid pagination token")
+    return serial
+
+
+def _matching(original: Any, backend: Any, user_pool_id: str, filt: str | None) -> list[Any]:
+    """Whom the filter means; the pool says whether capitals of an e-mail address matter."""
+    parts = re.fullmatch(r'\s*(sub|email)\s*(\^?=)\s*"(.*)"\s*', filt or "")
+    if parts is None:
+        return list(original.__wrapped__(backend, user_pool_id, filt))
+    pool = backend.describe_user_pool(user_pool_id)
+    name, comparison, value = parts[1], parts[2], _folded(pool, re.sub(r"\\(.)", r"\1", parts[3])) or ""
+    values = [
+        (user, _folded(pool, user.attribute_lookup.get(name)) or "")
+        for user in (pool.users.named(value) if comparison == "=" else list(pool.users.values()))
+    ]
+    return [user for user, its in values if (its == value if comparison == "=" else its.startswith(value))]
 
 
 @fixes(CognitoIdpBackend)
@@ -761,7 +872,8 @@ def _one_at_a_time(call: Callable[..., Any]) -> Callable[..., Any]:
     return locked
 
 
-for _name in ("delete_item", "get_item", "put_item", "query", "scan", "transact_write_items", "update_item"):
+_OPERATIONS = ("delete_item", "get_item", "put_item", "query", "scan", "transact_write_items", "update_item")
+for _name in (*_OPERATIONS, "batch_get_item", "batch_write_item"):
     setattr(DynamoHandler, _name, _one_at_a_time(getattr(DynamoHandler, _name)))
 
 
@@ -777,27 +889,117 @@ def transact_write_items(original: Any, handler: Any) -> Any:
         return answer
 
 
+@fixes(DynamoHandler)
+def batch_write_item(original: Any, handler: Any) -> ActionResult:
+    """At most 25 writes, and only one of each row: moto compares whole rows, and the deletions by themselves."""
+    requests = [(name, each) for name, several in handler.body["RequestItems"].items() for each in several]
+    if len(requests) > 25:
+        raise MockValidationException("Too many items requested for the BatchWriteItem call")
+    rows = set()
+    for name, request in requests:
+        row = request["PutRequest"]["Item"] if "PutRequest" in request else request["DeleteRequest"]["Key"]
+        names = handler.dynamodb_backend.get_table(name).table_key_attrs
+        rows.add((name, *(str(row.get(attribute)) for attribute in names)))
+    if len(rows) < len(requests):
+        raise MockValidationException("Provided list of item keys contains duplicates")
+    answer: ActionResult = original(handler)
+    return answer
+
+
+class Rows(defaultdict[Any, Any]):
+    """The rows of a table by hash key, which can be gone through in the order of their keys without sorting them."""
+
+    def __init__(self) -> None:
+        super().__init__(dict)
+        self._order: list[tuple[Any, Any]] = []
+        self._ordered: set[Any] = set()
+        self._new: list[Any] = []
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if key not in self:
+            self._new.append(key)
+        super().__setitem__(key, value)
+
+    def __missing__(self, key: Any) -> Any:
+        self[key] = value = {}
+        return value
+
+    def keys_from(self, first: Any = None) -> Iterator[Any]:
+        """The hash keys in order, beginning with this one."""
+        new = set(self._new) - self._ordered
+        self._new.clear()
+        if new:
+            self._ordered |= new
+            self._order = sorted([*self._order, *((key.cast_value, key) for key in new)], key=lambda pair: pair[0])
+        start = 0 if first is None else bisect.bisect_left(self._order, first.cast_value, key=lambda pair: pair[0])
+        return (key for _, key in itertools.islice(self._order, start, None) if key in self)
+
+
+def _in_order(table: Any, keys: Iterable[Any]) -> Iterator[Item]:
+    for key in keys:
+        if table.range_key_attr is None:
+            yield table.items[key]
+        else:
+            yield from sorted(table.items[key].values(), key=lambda row: row.range_key)
+
+
+@fixes(Table)
+def __init__(original: Any, table: Any, *args: Any, **more: Any) -> None:  # noqa: N807, F811
+    """Tables can be large."""
+    original(table, *args, **more)
+    table.items = Rows()
+
+
+@fixes(Table)
+def all_items(original: Any, table: Any) -> list[Item]:
+    """Rows cost what they are: moto sorts all of them for every page, and for every query of an index."""
+    return list(_in_order(table, table.items.keys_from()))
+
+
+@fixes(Table)
+def scan(
+    original: Any,
+    table: Any,
+    filters: Any,
+    limit: Any,
+    exclusive_start_key: Any,
+    *args: Any,
+    segments: Any,
+    **more: Any,
+) -> Any:
+    """A page costs what it reads: moto goes through all pages before it."""
+    if args[1] is None:
+        start = DynamoType(exclusive_start_key[table.hash_key_attr]) if exclusive_start_key else None
+        rows = _in_order(table, table.items.keys_from(start))
+        table.all_items = lambda: rows
+    try:
+        return original(table, filters, limit, exclusive_start_key, *args, segments=segments, **more)
+    finally:
+        vars(table).pop("all_items", None)
+
+
 @fixes(DynamoDBBackend)
 def transact_write_items(original: Any, backend: Any, transact_items: list[dict[str, Any]]) -> None:  # noqa: F811
     """A transaction costs what it touches: moto copies all rows of the table first, to restore them if it fails."""
-    touched: set[tuple[str, Any]] = set()
+    before: list[tuple[Any, Any, Any]] = []
     for operation in (one for entry in transact_items for one in entry.values()):
         if (table := backend.tables.get(operation.get("TableName"))) is not None:
-            key = operation.get("Key") or operation.get("Item") or {}
-            touched.add((table.name, DynamoType(key[table.hash_key_attr])))
+            row = operation.get("Key") or operation.get("Item") or {}
+            key = DynamoType(row[table.hash_key_attr])
+            before.append((table.items, key, copy.deepcopy(table.items.get(key))))
 
     def kept(value: Any) -> Any:
-        if not isinstance(value, Table):
-            return copy.deepcopy(value)
-        table = copy.copy(value)
-        table.items = defaultdict(dict, value.items)
-        for key in [key for name, key in touched if name == value.name and key in value.items]:
-            table.items[key] = copy.deepcopy(value.items[key])
-        return table
+        return value if isinstance(value, Table) else copy.deepcopy(value)
 
     dynamodb_models.copy = SimpleNamespace(deepcopy=kept)
     try:
         original(backend, transact_items)
+    except BaseException:
+        for rows, key, stood in before:
+            rows.pop(key, None)
+            if stood is not None:
+                rows[key] = stood
+        raise
     finally:
         dynamodb_models.copy = copy
 
@@ -808,8 +1010,10 @@ def query(original: Any, table: Any, hash_key: Any, *args: Any, **more: Any) -> 
     index = next((each for each in table.all_indexes() if each.name == args[6]), None)
     if index is not None:
         (key,) = [each["AttributeName"] for each in index.schema if each["KeyType"] == "HASH"]
-        found = [(row, row.attrs.get(key)) for row in table.all_items()]
+        several = ((rows,) if table.range_key_attr is None else rows.values() for rows in table.items.values())
+        found = ((row, row.attrs.get(key)) for some in several for row in some)
         rows = [row for row, value in found if value is not None and value.value == hash_key.value]
+        rows.sort(key=lambda row: (row.hash_key, row.range_key) if row.range_key else (row.hash_key,))
     elif table.range_key_attr and args[6] is None:
         rows = list(table.items[hash_key].values()) if hash_key in table.items else []
     else:
@@ -922,9 +1126,81 @@ def _execution_logic(original: Any, worker: Any) -> None:
         execution.stop_date = datetime.now(UTC)
         execution.exec_status = ExecutionStatus.FAILED
     finally:
-        TMP_THREADS.clear()  # kept for nothing, every task's thread keeps its stack: at 30,000 no other can start
         with execution_ended:
             execution_ended.notify_all()
+
+
+class _Forgotten(list[Any]):
+    """Threads are not kept: each keeps its stack, and at 30,000 no other can start."""
+
+    def append(self, thread: Any) -> None:
+        """Nobody asks for it."""
+
+
+_kept_threads = parser_utils.TMP_THREADS
+for _module in [m for name, m in sys.modules.items() if name.startswith("moto.stepfunctions.")]:
+    if getattr(_module, "TMP_THREADS", None) is _kept_threads:
+        _module.TMP_THREADS = _Forgotten()
+
+
+class _AnyErrorName(ErrorName):
+    """The name of an error that a Fail state passes on, also one that the language itself has given."""
+
+
+state_fail.CustomErrorName = _AnyErrorName
+
+
+def _map_run_failure(env: Any, error: StatesErrorNameType, cause: str) -> FailureEventException:
+    name = StatesErrorName(error)
+    details = MapRunFailedEventDetails(error=name.error_name, cause=cause)
+    return FailureEventException(
+        FailureEvent(
+            env=env,
+            error_name=name,
+            event_type=HistoryEventType.MapRunFailed,
+            event_details=EventDetails(mapRunFailedEventDetails=details),
+        )
+    )
+
+
+@fixes(DistributedIterationComponent)
+def _map_run(original: Any, component: Any, env: Any, eval_input: Any) -> None:
+    """Children are executions, which the role of the machine must be allowed to start."""
+    machine = env.states.context_object.context_object_data["StateMachine"]["Id"]
+    if why := refusal(env.aws_execution_details.role_arn, machine):
+        raise _map_run_failure(env, StatesErrorNameType.StatesPermissions, why)
+    record = eval_input.map_run_record
+    if record.tolerated_failure_count or record.tolerated_failure_percentage:
+        raise NotImplementedError("the local stack tolerates no failed child of a Distributed Map")
+    original(component, env, eval_input)
+
+
+@fixes(DistributedItemProcessorWorker)
+def _eval_input(original: Any, worker: Any, env_frame: Any) -> None:
+    """A child is an execution of its own, with its item as input."""
+    original(worker, env_frame)
+    name, machine = str(uuid.uuid4()), worker._map_run_record.map_state_machine_arn
+    context = env_frame.states.context_object.context_object_data
+    context["Execution"] = {
+        **context["Execution"],
+        "Id": f"{machine.replace(':stateMachine:', ':execution:')}:{name}",
+        "Name": name,
+        "Input": env_frame.states.get_input(),
+    }
+
+
+@fixes(DistributedItemProcessorWorker)
+def eval(original: Any, worker: Any) -> None:  # noqa: A001
+    """A child that fails fails the Map Run, and no other is started; there may be any number of them."""
+    while (job := worker._job_pool.next_job()) is not None:
+        child = worker._env.open_inner_frame()
+        worker._eval_job(env=child, job=job)
+        worker._env.delete_frame(child)
+        if not isinstance(child.program_state(), ProgramEnded):
+            cause = "The specified tolerated failure threshold was exceeded"
+            exceeded = StatesErrorNameType.StatesExceedToleratedFailureThreshold
+            job.job_output = _map_run_failure(worker._env, exceeded, cause)
+        worker._job_pool.close_job(job)
 
 
 @fixes(StateTaskLambda)

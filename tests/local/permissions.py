@@ -1,6 +1,6 @@
 """What the roles of the template allow, and which AWS calls were made by whom.
 
-Every function and state machine signs with an access key of its own, so that each call that arrives at the
+Every function, state machine and schedule signs with an access key of its own, so that each call that arrives at the
 local endpoint can be told apart, recorded, and refused where its role does not allow it.
 """
 
@@ -18,13 +18,19 @@ from xml.sax.saxutils import escape
 
 from werkzeug.wrappers import Request, Response
 
-from .template import Template, TemplateError
+from .template import Resource, Template, TemplateError
 
 INVOKE_PATH = re.compile(r"/2015-03-31/functions/([^/]+)/invocations/?")
 
 _CREDENTIAL = re.compile(r"Credential=([^/,\s]+)/\d+/([^/]+)/([^/]+)/aws4_request")
 _FORM = "application/x-www-form-urlencoded"
 _IAM_PREFIXES = {"email": "ses", "monitoring": "cloudwatch"}
+_CALLERS = (
+    "AWS::Events::Rule",
+    "AWS::Lambda::Function",
+    "AWS::Scheduler::Schedule",
+    "AWS::StepFunctions::StateMachine",
+)
 _TRANSACTION_ACTIONS = {
     "ConditionCheck": "dynamodb:ConditionCheckItem",
     "Delete": "dynamodb:DeleteItem",
@@ -72,7 +78,10 @@ class Statement:
 
 @dataclass(frozen=True)
 class Role:
-    """The inline policies of an `AWS::IAM::Role`. AWS's managed policies only let it write logs and traces."""
+    """An `AWS::IAM::Role`: its inline policies, and every `AWS::IAM::Policy` that is attached to it.
+
+    AWS's managed policies only let it write logs and traces.
+    """
 
     logical_id: str
     statements: tuple[Statement, ...]
@@ -83,28 +92,44 @@ class Role:
         return verdicts == {True}
 
 
+def role_of(resource: Resource) -> Any:
+    """The role that a function, a machine or a schedule acts with, as the template refers to it; None: it has none."""
+    properties = resource.properties
+    targets = properties.get("Targets") or [properties.get("Target", {})]
+    return properties.get("Role") or properties.get("RoleArn") or targets[0].get("RoleArn")
+
+
 def access_key_of(logical_id: str) -> str:
-    """The access key that the function or state machine signs with."""
+    """The access key that the function, state machine or schedule signs with."""
     return "ASIA" + hashlib.sha256(logical_id.encode()).hexdigest()[:16].upper()
 
 
 def roles(template: Template) -> dict[str, Role]:
     """The roles of the template by logical id. Everything they refer to must exist."""
+    documents: dict[str, list[Any]] = {
+        resource.logical_id: [policy["PolicyDocument"] for policy in resource.properties.get("Policies", [])]
+        for resource in template.of_type("AWS::IAM::Role")
+    }
+    for policy in template.of_type("AWS::IAM::Policy"):
+        for role in template.resolve(policy.properties["Roles"]):
+            if role not in documents:
+                raise TemplateError(f"{policy.logical_id}: its role {role} is not in the template")
+            documents[role].append(policy.properties["PolicyDocument"])
     return {
-        resource.logical_id: Role(
-            resource.logical_id,
+        name: Role(
+            name,
             tuple(
-                _statement(resource.logical_id, template.resolve(statement))
-                for policy in resource.properties.get("Policies", [])
-                for statement in _listed(policy["PolicyDocument"]["Statement"])
+                _statement(name, template.resolve(statement))
+                for document in several
+                for statement in _listed(document["Statement"])
             ),
         )
-        for resource in template.of_type("AWS::IAM::Role")
+        for name, several in documents.items()
     }
 
 
 class Permissions:
-    """Decides and records the calls of the template's functions and state machines."""
+    """Decides and records the calls of the template's functions, state machines, and schedules with a role."""
 
     def __init__(self, template: Template) -> None:
         self.calls: list[Call] = []
@@ -113,8 +138,10 @@ class Permissions:
         self._lock = threading.Lock()
         by_id = roles(template)
         self._callers: dict[str, tuple[str, Role]] = {}
-        for resource in template.of_type("AWS::Lambda::Function", "AWS::StepFunctions::StateMachine"):
-            arn = resource.properties.get("Role") or resource.properties["RoleArn"]
+        for resource in template.of_type(*_CALLERS):
+            arn = role_of(resource)
+            if arn is None:
+                continue
             role = template.resolve(arn).rsplit("/", 1)[-1]
             if role not in by_id:
                 raise TemplateError(f"{resource.logical_id}: its role {arn} is not in the template")
@@ -128,6 +155,14 @@ class Permissions:
 
     def check(self, call: AwsCall) -> Response | None:
         """Records the call. The answer is AWS's refusal, or None when the role allows it."""
+        why = self.refusal(call)
+        if why is None:
+            return None
+        status = 403 if call.service in ("lambda", "sns") else 400
+        return aws_error("AccessDeniedException", why, status=status, xml=call.xml)
+
+    def refusal(self, call: AwsCall) -> str | None:
+        """Records the call. Why the role of its caller does not allow it; None when it does."""
         if call.access_key not in self._callers:
             return None
         function, role = self._callers[call.access_key]
@@ -142,13 +177,10 @@ class Permissions:
         if refused is None:
             return None
         account = self._template.pseudo["AWS::AccountId"]
-        return aws_error(
-            "AccessDeniedException",
+        return (
             f"User: arn:aws:sts::{account}:assumed-role/{role.logical_id}/{function} is not "
             f"authorized to perform: {refused.action} on resource: {refused.resource or '*'} "
-            f"because no identity-based policy allows the {refused.action} action",
-            status=403 if call.service in ("lambda", "sns") else 400,
-            xml=call.xml,
+            f"because no identity-based policy allows the {refused.action} action"
         )
 
     def read(self, request: Request, body: bytes) -> AwsCall | None:

@@ -17,6 +17,7 @@ import re
 import socket
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ from urllib.parse import unquote
 import boto3
 from botocore import xform_name
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from moto.cognitoidp.models import cognitoidp_backends
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import (
@@ -62,7 +64,8 @@ IGNORED_TYPES = {
     "AWS::CloudWatch::Alarm",
     "AWS::CloudWatch::CompositeAlarm",
     "AWS::CloudWatch::Dashboard",
-    "AWS::IAM::Role",  # read by permissions.py
+    "AWS::IAM::Policy",  # read by permissions.py
+    "AWS::IAM::Role",  # so is this
     "AWS::Lambda::EventInvokeConfig",
     "AWS::Lambda::LayerVersion",  # given to LocalStack as built folders
     "AWS::Lambda::Permission",
@@ -98,6 +101,19 @@ class Execution:
     output: Any
     error: str | None
     cause: str | None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a schedule runs, with which input (None: an event that tells the time), and every how many seconds.
+
+    One with a cron expression counts as daily.
+    """
+
+    target: str
+    input: bytes | None
+    enabled: bool
+    seconds: int
 
 
 @dataclass
@@ -244,7 +260,7 @@ class LocalStack:
         layers: built layers (folders with a `python` folder).
         port: of the HTTP API; 0 is any.
         log: takes the output of all functions.
-        schedule_seconds: seconds between two runs of all schedules; None: only `run_schedules()`.
+        schedule_seconds: what five minutes of a schedule take; None: only `run_schedules()`.
         retry_scale: seconds really waited for each second of a Retry.
         python_client: use the Runtime API client in Python that macOS needs.
         """
@@ -279,14 +295,14 @@ class LocalStack:
         self.keys_reachable = True
         self._code = code.resolve() if code else None
         self._layers = tuple(layer.resolve() for layer in layers)
-        self._schedules: dict[str, tuple[str, bytes | None]] = {}
+        self._schedules: dict[str, Schedule] = {}
         self._scheduler: threading.Thread | None = None
         self._http_api: HttpApi | None = None
         self._permissions: Permissions | None = None
         self._session = boto3.Session(
             aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name=self.region
         )
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str | None, str], Any] = {}
         self._client_lock = threading.Lock()
 
         moto_api_backend.reset()
@@ -306,6 +322,7 @@ class LocalStack:
         moto_fixes.outbox.clear()
         moto_fixes.mail.restore()
         moto_fixes.stopping.clear()
+        moto_fixes.refusal = self._refusal
         self._opened.callback(self._wait_for_end)
         self._functions = LambdaService(endpoint.url, log=log, python=python, python_client=python_client)
         self._opened.callback(self._functions.close)
@@ -356,12 +373,21 @@ class LocalStack:
 
     def client(self, service: str) -> Any:
         """A boto3 client of the operator, who may do anything."""
+        return self._client_of(None, service)
+
+    def _client_of(self, logical_id: str | None, service: str) -> Any:
+        """A client that signs as this resource of the template, or as the operator."""
         with self._client_lock:
-            if service not in self._clients:
-                self._clients[service] = self._session.client(
-                    service, endpoint_url=self.aws_endpoint, config=Config(proxies={})
+            key = (logical_id, service)
+            if key not in self._clients:
+                self._clients[key] = self._session.client(
+                    service,
+                    endpoint_url=self.aws_endpoint,
+                    config=Config(proxies={}),
+                    aws_access_key_id=access_key_of(logical_id) if logical_id else ACCESS_KEY,
+                    aws_secret_access_key=SECRET_KEY,
                 )
-            return self._clients[service]
+            return self._clients[key]
 
     def invoke(self, logical_id: str, payload: Any) -> Invocation:
         """Invokes a function by its logical id."""
@@ -373,7 +399,8 @@ class LocalStack:
     def deployed_with(self, **parameters: str) -> Iterator[None]:
         """As if the stack were deployed again with some other parameters, until the end of the block.
 
-        Functions whose variables differ start anew, and roles allow what they allow then; resources stay.
+        Functions whose variables differ start anew, roles allow what they allow then, and schedules are as they are
+        then; resources stay.
         """
         changed = Template(self._source, {**self._parameters, **parameters})
         changed.physical = self.template.physical
@@ -391,23 +418,34 @@ class LocalStack:
             properties = template.resolve(resource.properties)
             function = self._functions.find(template.physical[resource.logical_id].ref)
             self._functions.update(replace(function, environment=_variables(properties)))
+        for resource in template.of_type("AWS::Events::Rule", "AWS::Scheduler::Schedule"):
+            self._schedules[resource.logical_id] = _schedule(template.resolve(resource.properties))
         before, self._permissions = self._permissions, Permissions(template)
         if before:
             self._permissions.calls, self._permissions.denied = before.calls, before.denied
 
-    def run_schedules(self) -> dict[str, Invocation]:
-        """Runs every schedule once, now; the results by the logical id of the schedule."""
-        results = {}
-        for logical_id, (target, payload) in self._schedules.items():
-            event = payload or self._scheduled_event(logical_id)
-            if ":states:" in target:
-                started = self.client("stepfunctions").start_execution(stateMachineArn=target, input=event.decode())
-                results[logical_id] = Invocation(started["executionArn"], None)
-                continue
-            answer = self._functions.invoke(target, event)
-            document = json.loads(answer.payload)
-            results[logical_id] = Invocation(None if answer.failed else document, document if answer.failed else None)
-        return results
+    def run_schedules(self, *names: str) -> dict[str, Invocation]:
+        """Runs each schedule that is enabled once, now, or only those named; the results by their logical ids.
+
+        The result of one that starts a machine is the ARN of the execution.
+        """
+        enabled = [name for name, schedule in self._schedules.items() if schedule.enabled]
+        return {name: self._run_schedule(name) for name in enabled if not names or name in names}
+
+    def _run_schedule(self, logical_id: str) -> Invocation:
+        schedule = self._schedules[logical_id]
+        event = schedule.input or self._scheduled_event(logical_id)
+        if ":states:" in schedule.target:
+            states = self._client_of(logical_id, "stepfunctions")
+            try:
+                started = states.start_execution(stateMachineArn=schedule.target, input=event.decode())
+            except ClientError as error:
+                refused = error.response["Error"]
+                return Invocation(None, {"errorType": refused["Code"], "errorMessage": refused["Message"]})
+            return Invocation(started["executionArn"], None)
+        answer = self._functions.invoke(schedule.target, event)
+        document = json.loads(answer.payload)
+        return Invocation(None, document) if answer.failed else Invocation(document, None)
 
     @property
     def mail(self) -> moto_fixes.Mail:
@@ -712,9 +750,9 @@ class LocalStack:
         targets = properties["Targets"] if "Targets" in properties else [properties["Target"]]
         if len(targets) != 1 or "InputTransformer" in targets[0] or "InputPath" in targets[0]:
             raise TemplateError(f"{logical_id}: a schedule here has one target, as it is")
-        if properties.get("State") != "DISABLED":
-            payload = targets[0].get("Input")
-            self._schedules[logical_id] = (targets[0]["Arn"], payload.encode() if payload else None)
+        self._schedules[logical_id] = _schedule(properties)
+        if ":states:" in self._schedules[logical_id].target and "RoleArn" not in targets[0]:
+            raise TemplateError(f"{logical_id}: no role lets it start the machine")
         self.template.created(
             logical_id,
             self._name(logical_id, properties.get("Name")),
@@ -785,15 +823,32 @@ class LocalStack:
         if seconds is None or not self._schedules:
             return
         ended = threading.Event()
+        periods = {name: schedule.seconds * seconds / 300 for name, schedule in self._schedules.items()}
+        due = {name: time.monotonic() + period for name, period in periods.items()}
 
         def run() -> None:
-            while not ended.wait(seconds):
+            while not ended.wait(max(0, min(due.values()) - time.monotonic())):
+                name = min(due, key=lambda each: due[each])
                 with contextlib.suppress(TooManyRequestsError, FunctionNotFoundError):
-                    self.run_schedules()
+                    self.run_schedules(name)
+                due[name] = time.monotonic() + periods[name]
 
         self._scheduler = threading.Thread(target=run, daemon=True)
         self._scheduler.start()
         self._opened.callback(ended.set)
+
+    def _refusal(self, role: str, machine: str) -> str | None:
+        """Why the role of a machine may not run a Distributed Map of it, by AWS's list of what that needs."""
+        if self._permissions is None:
+            return None
+        executions = f"{machine.replace(':stateMachine:', ':execution:')}:*"
+        needs = (
+            ("states:StartExecution", machine),
+            ("states:DescribeExecution", executions),
+            ("states:StopExecution", executions),
+        )
+        key = moto_fixes.access_keys.get(role, "")
+        return self._permissions.refusal(AwsCall(key, "states", "StartExecution", needs))
 
     def _executions(self) -> Iterator[Any]:
         backend = stepfunctions_parser_backends[self.account_id][self.region]
@@ -837,6 +892,18 @@ def _check_triggers(logical_id: str, properties: Mapping[str, Any]) -> None:
         raise TemplateError(f"{logical_id}: {version} of PreTokenGenerationConfig does not run in the local stack")
     if version == "V2_0" and properties.get("UserPoolTier") == "LITE":
         raise TemplateError(f"{logical_id}: the tier LITE has no {version} of PreTokenGenerationConfig")
+
+
+def _schedule(properties: Mapping[str, Any]) -> Schedule:
+    target = properties["Targets"][0] if "Targets" in properties else properties["Target"]
+    rate = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", properties["ScheduleExpression"])
+    payload = target.get("Input")
+    return Schedule(
+        target=target["Arn"],
+        input=payload.encode() if payload else None,
+        enabled=properties.get("State") != "DISABLED",
+        seconds=int(rate[1]) * {"minute": 60, "hour": 3600, "day": 86_400}[rate[2]] if rate else 86_400,
+    )
 
 
 def _variables(properties: Mapping[str, Any]) -> dict[str, str]:

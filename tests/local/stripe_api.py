@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from itertools import islice
 from typing import Any
 
 import stripe
@@ -24,9 +25,11 @@ from .stripe_account import StripeAccount
 from .stripe_billing import DAY, UPDATED
 from .stripe_faults import ApiError, missing
 from .stripe_objects import Json, list_of
+from .stripe_store import LINKS, subscription_of
 
 MAX_LEVELS = 4  # of an expansion; `data` in a list counts
 RETENTION = 30 * DAY  # events are served for thirty days
+MAX_TYPES = 20  # of events, in one request
 
 Filter = Callable[[StripeAccount, Json, Any], bool]
 Operation = Callable[..., Json]
@@ -167,8 +170,7 @@ def subscription_price(account: StripeAccount, obj: Json, value: str) -> bool:
 
 
 def invoice_subscription(_account: StripeAccount, obj: Json, value: str) -> bool:
-    details = (obj["parent"] or {}).get("subscription_details") or {}
-    return details.get("subscription") == value
+    return subscription_of(obj) == value
 
 
 def session_email(_account: StripeAccount, obj: Json, value: Json) -> bool:
@@ -188,6 +190,14 @@ def price_recurring(_account: StripeAccount, obj: Json, value: Json) -> bool:
 
 def event_type(_account: StripeAccount, obj: Json, value: str) -> bool:
     return fnmatch(obj["type"], value)
+
+
+def refuse_types(params: Json) -> None:
+    """Events are asked for by one `type`, which may have a wildcard, or by up to twenty `types`."""
+    if "type" in params and "types" in params:
+        raise ApiError(400, "You may pass either type or types, but not both.", None, "types")
+    if len(params.get("types", ())) > MAX_TYPES:
+        raise ApiError(400, f"You may pass up to {MAX_TYPES} types.", None, "types")
 
 
 def delivery_success(account: StripeAccount, obj: Json, value: str) -> bool:
@@ -323,6 +333,16 @@ RESOURCES = [
     Resource("webhook_endpoint", "webhook_endpoints", sp.WebhookEndpointListParams),
 ]
 
+# Filters that take one of these values.
+VALUES = {
+    ("checkout.session", "status"): {"complete", "expired", "open"},
+    ("event", "delivery_success"): {"false", "true"},
+    ("subscription", "status"): {
+        *("active", "all", "canceled", "ended", "incomplete"),
+        *("incomplete_expired", "past_due", "paused", "trialing", "unpaid"),
+    },
+}
+
 # Filters that name another object: Stripe refuses an id it does not know.
 REFERENCES = {
     "charge": "charge",
@@ -360,6 +380,8 @@ class StripeApi:
         request_id = self.account.new_id("req")
         headers = {"Request-Id": request_id}
         try:
+            if method == "GET":
+                self.account.turn_page(path, params)
             self.account.faults.meet(key, path)
             with self.account.lock:
                 self.account.request = {
@@ -453,12 +475,22 @@ class StripeApi:
                     raise ApiError(400, f"Missing required param: {name}.", "parameter_missing", name)
             wanted = {name: value for name, value in params.items() if name in filters}
             for name, value in wanted.items():
+                if str(value) not in VALUES.get((resource.name, name), {str(value)}):
+                    raise ApiError(400, f"Invalid {name}: {value}", "parameter_invalid", name)
                 if name in REFERENCES:
                     self.account.stored(REFERENCES[name], value, name)
+            if resource.name == "event":
+                refuse_types(params)
             if resource.name == "subscription" and "status" not in params:
                 wanted["status"] = "not canceled"
-            objects = list(self.account.objects[resource.name].values())
+            link = next((name for name in wanted if name in LINKS.get(resource.name, ())), None)
+            objects = (
+                self.account.referring(resource.name, link, wanted[link])
+                if link
+                else list(self.account.objects[resource.name].values())
+            )
             if not resource.oldest_first:
+                objects.sort(key=lambda obj: int(obj.get("created", 0)))
                 objects.reverse()
             return self._page(
                 f"/v1/{resource.path}",
@@ -503,8 +535,8 @@ class StripeApi:
                 raise ApiError(400, f"No such object: '{cursor}'", "resource_missing", param)
             position = ids.index(cursor)
             objects = objects[position + 1 :] if after else objects[:position]
-        found = [obj for obj in objects if wanted(obj)]
-        page = found[-limit:] if before else found[:limit]
+        found = list(islice(filter(wanted, reversed(objects) if before else objects), limit + 1))
+        page = found[:limit][::-1] if before else found[:limit]
         data = [self.account.render(obj) for obj in page]
         return list_of(url, data, has_more=len(found) > limit)
 

@@ -9,8 +9,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from copy import deepcopy
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 from .stripe_delivery import Deliveries, send
@@ -27,9 +27,35 @@ from .stripe_objects import (
 )
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+Value = TypeVar("Value")
 
 INLINE = 10  # members of a list that Stripe writes into the object that has it
 NO_REQUEST: Json = {"id": None, "idempotency_key": None}
+
+
+def _named(name: str) -> Callable[[Json], Any]:
+    return lambda obj: obj[name]
+
+
+def subscription_of(invoice: Json) -> str | None:
+    """The subscription that an invoice is of."""
+    details = (invoice["parent"] or {}).get("subscription_details") or {}
+    found: str | None = details.get("subscription")
+    return found
+
+
+# What names another object and never changes: what refers to that object is found without looking at all there are.
+LINKS: dict[str, dict[str, Callable[[Json], Any]]] = {
+    "charge": {"customer": _named("customer"), "payment_intent": _named("payment_intent")},
+    "credit_note": {"invoice": _named("invoice")},
+    "invoice": {"customer": _named("customer"), "subscription": subscription_of},
+    "invoice_payment": {"invoice": _named("invoice")},
+    "line_item": {"invoice": _named("invoice")},
+    "price": {"product": _named("product")},
+    "refund": {"charge": _named("charge")},
+    "subscription": {"customer": _named("customer")},
+    "subscription_item": {"subscription": _named("subscription")},
+}
 
 
 def locked(method: Method) -> Method:
@@ -51,6 +77,16 @@ def only(changes: Json, *names: str) -> Json:
     return changes
 
 
+def copied(value: Value) -> Value:
+    """A copy of JSON; copy.deepcopy, which also finds cycles, takes four times as long."""
+    copy: Any = value
+    if isinstance(value, dict):
+        copy = {name: copied(member) for name, member in value.items()}
+    elif isinstance(value, list):
+        copy = [copied(member) for member in value]
+    return cast(Value, copy)
+
+
 def difference(before: Any, after: Any) -> Json:
     """`previous_attributes`: what changed, with the old values.
 
@@ -67,6 +103,16 @@ def difference(before: Any, after: Any) -> Json:
         else:
             previous[name] = old
     return previous
+
+
+@dataclass
+class PageRule:
+    """What happens before a page of a list is served; `reached`: how often that was."""
+
+    path_contains: str
+    page: int
+    do: Callable[[], Any]
+    reached: int = 0
 
 
 class StripeStore:
@@ -105,6 +151,10 @@ class StripeStore:
         self.session_items: dict[str, list[Json]] = {}
         self._session_plans: dict[str, tuple[int | None, Json | None]] = {}
         self._changing: set[str] = set()
+        self._unheard = False
+        self._page_rules: list[PageRule] = []
+        self._pages: dict[str, list[str]] = {}
+        self._links: dict[tuple[str, str, Any], dict[str, None]] = {}
         self._tag = secrets.token_hex(3) if tag is None else tag
         self._count = itertools.count(1)
         self._secrets: dict[str, str] = {}
@@ -128,7 +178,10 @@ class StripeStore:
         return f"{prefix}_{self._tag}{next(self._count):06d}"
 
     def put(self, obj: Json) -> Json:
-        self.objects[obj["object"]][obj["id"]] = obj
+        resource, id_ = obj["object"], obj["id"]
+        self.objects[resource][id_] = obj
+        for name, value in LINKS.get(resource, {}).items():
+            self._links.setdefault((resource, name, value(obj)), {})[id_] = None
         return obj
 
     def stored(self, resource: str, id_: str, param: str = "id") -> Json:
@@ -164,16 +217,14 @@ class StripeStore:
         return None
 
     def items_of(self, subscription: str) -> list[Json]:
-        items = self.objects["subscription_item"].values()
-        return [item for item in items if item["subscription"] == subscription]
+        return self.referring("subscription_item", "subscription", subscription)
 
     def lines_of(self, invoice: str) -> list[Json]:
-        lines = self.objects["line_item"].values()
-        return [line for line in lines if line["invoice"] == invoice]
+        return self.referring("line_item", "invoice", invoice)
 
     def render(self, obj: Json) -> Json:
         """A checked copy with the nested objects and lists that Stripe always includes."""
-        out = deepcopy(obj)
+        out = copied(obj)
         id_ = out.get("id", "")
         match out["object"]:
             case "event":
@@ -183,7 +234,7 @@ class StripeStore:
                 out["items"] = self.inlined(url, self.items_of(id_))
             case "subscription_item" | "item":
                 price = self.stored("price", out["price"])
-                out["price"] = deepcopy(price)
+                out["price"] = copied(price)
                 if out["object"] == "subscription_item":
                     out["plan"] = plan_of(price)
             case "invoice":
@@ -214,16 +265,80 @@ class StripeStore:
                 return self.inlined(f"/v1/customers/{id_}/subscriptions", live)
         return None
 
+    def referring(self, resource: str, name: str, id_: str) -> list[Json]:
+        """The objects of a resource that name another one in a field of LINKS, oldest first."""
+        objects = self.objects[resource]
+        return [objects[one] for one in self._links.get((resource, name, id_), ()) if one in objects]
+
     def _referring(self, resource: str, name: str, id_: str) -> list[Json]:
-        """The objects whose field `name` is `id_`, newest first."""
-        objects = self.objects[resource].values()
-        return [obj for obj in reversed(objects) if obj.get(name) == id_]
+        """The same, newest first."""
+        return self.referring(resource, name, id_)[::-1]
+
+    # Lists
+
+    @contextmanager
+    def at_page(self, path_contains: str, page: int, do: Callable[[], Any]) -> Iterator[PageRule]:
+        """In this block, `do` is called once, before the page of that number (from 1) of a list whose path contains the
+        text is served: it changes the account, or orders a fault. A page that is asked for again is the same page.
+        """
+        rule = PageRule(path_contains, page, do)
+        with self.lock:
+            self._page_rules.append(rule)
+        try:
+            yield rule
+        finally:
+            with self.lock:
+                self._page_rules.remove(rule)
+
+    def fail_page(self, path_contains: str, page: int, status: int, times: int = 1) -> AbstractContextManager[PageRule]:
+        """In this block, a page of a list answers `status`, so many times."""
+        return self.at_page(path_contains, page, lambda: self.faults.fail_next(times, status, path_contains))
+
+    def hang_page(
+        self, path_contains: str, page: int, seconds: float, times: int = 1
+    ) -> AbstractContextManager[PageRule]:
+        """In this block, a page of a list comes so many seconds late, so many times."""
+        return self.at_page(path_contains, page, lambda: self.faults.hang_next(times, seconds, path_contains))
+
+    def turn_page(self, path: str, params: Json) -> None:
+        """Called before a list is served, and before its faults."""
+        with self.lock:
+            if not self._page_rules:
+                return
+            wanted = {name: value for name, value in params.items() if name not in ("starting_after", "ending_before")}
+            cursor = str(params.get("starting_after") or params.get("ending_before") or "")
+            listing = f"{path} {json.dumps(wanted, sort_keys=True)}"
+            if not cursor or listing not in self._pages:
+                self._pages[listing] = []
+            turned = self._pages[listing]
+            if cursor not in turned:
+                turned.append(cursor)
+            page = turned.index(cursor) + 1
+            rules = [each for each in self._page_rules if each.path_contains in path and each.page == page]
+            due = [each for each in rules if not each.reached]
+            for rule in rules:
+                rule.reached += 1
+        for rule in due:
+            rule.do()
 
     # Events
 
     def tell(self, type_: str, obj: Json) -> Json:
         """Emit an event with a kept object as it is at this moment."""
+        if self._unheard:
+            return {}
         return self.emit(type_, self.render(obj))
+
+    @contextmanager
+    def unheard(self, at: float) -> Iterator[None]:
+        """What this thread does in the block happened at that moment (Unix seconds), and no event tells of it: it was
+        long ago, or Stripe lost it. Others wait."""
+        with self.lock:
+            clock, self.clock, self._unheard = self.clock, lambda: at, True
+            try:
+                yield
+            finally:
+                self.clock, self._unheard = clock, False
 
     @contextmanager
     def changing(self, obj: Json, type_: str) -> Iterator[Json]:
@@ -232,10 +347,10 @@ class StripeStore:
         A block within a block about the same object is part of the outer one: one event for both.
         If the block fails, or leaves a shape that Stripe does not have, the object stays as it was.
         """
-        if obj["id"] in self._changing:
+        if self._unheard or obj["id"] in self._changing:
             yield obj
             return
-        kept, before = deepcopy(obj), self.render(obj)
+        kept, before = copied(obj), self.render(obj)
         self._changing.add(obj["id"])
         try:
             yield obj
@@ -260,9 +375,9 @@ class StripeStore:
 
         The body is fixed now: later changes of the object never reach it.
         """
-        data: Json = {"object": deepcopy(object)}
+        data: Json = {"object": copied(object)}
         if previous_attributes is not None:
-            data["previous_attributes"] = deepcopy(previous_attributes)
+            data["previous_attributes"] = copied(previous_attributes)
         endpoints = self.endpoints_for(type)
         event = new_event(
             self.new_id("evt"),
@@ -279,7 +394,7 @@ class StripeStore:
         self._owed[event["id"]] = {endpoint["id"] for endpoint in endpoints}
         if self.auto_deliver:
             self._enqueue(event["id"])
-        return deepcopy(event)
+        return copied(event)
 
     def endpoints_for(self, type_: str) -> list[Json]:
         return [
@@ -301,7 +416,7 @@ class StripeStore:
         """
         with self.lock:
             stored = self.stored("event", event if isinstance(event, str) else event["id"])
-            endpoints = [deepcopy(one) for one in self.endpoints_for(stored["type"])]
+            endpoints = [copied(one) for one in self.endpoints_for(stored["type"])]
             keys = [self._secrets[one["id"]] for one in endpoints]
             body = self._bodies[stored["id"]]
         statuses: list[int | None] = []

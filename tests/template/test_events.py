@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.drift import KINDS
 from gateway.endpoint import Answer, Request, UserRequest, endpoint, user_endpoint
-from gateway.step import Deletion, Run
+from gateway.step import Deletion, Run, Search
 from tests.handlers import imported
 from tests.template.conftest import answered, application, snake
 
@@ -17,8 +18,16 @@ APPLICATION = application()
 FUNCTIONS = {path.removesuffix(".py"): text for path, text in APPLICATION.handlers.items()}
 EVENTS = Path("tests/events")
 TASKS = [(machine.name, name) for machine in APPLICATION.machines for name in machine.tasks]
+# Task -> what its executions are executions of; what a Map runs for every item is an execution of its own.
+RUN_BY = {
+    task: machine.name if scope.name == machine.name else f"{machine.name}/{scope.name}"
+    for machine in APPLICATION.machines
+    for scope in machine.scopes
+    for task in scope.tasks
+}
 STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@step\n" in text)
 DELETION_STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@deletion_step\n" in text)
+SEARCH_STEPS = sorted(name for name, text in FUNCTIONS.items() if "\n@search_step\n" in text)
 ENDPOINTS = sorted(name for name, text in FUNCTIONS.items() if "\n@endpoint(" in text)
 USER_ENDPOINTS = sorted(name for name, text in FUNCTIONS.items() if "\n@user_endpoint\n" in text)
 ROUTES = sorted(name for name, text in FUNCTIONS.items() if re.match('"""(POST|GET|DELETE) /', text))
@@ -34,7 +43,7 @@ def test_every_function_has_an_event_and_no_other() -> None:
 
 
 def test_every_task_is_a_step_of_its_machine() -> None:
-    steps = {"fulfillment": STEPS, "offboarding": DELETION_STEPS}
+    steps = {"fulfillment": STEPS, "offboarding": DELETION_STEPS, "reconciliation": SEARCH_STEPS}
     assert {(machine, name) for machine, names in steps.items() for name in names} == {
         (machine, snake(name)) for machine, name in TASKS
     }
@@ -44,7 +53,7 @@ def test_every_task_is_a_step_of_its_machine() -> None:
 def test_the_event_of_a_task_has_what_the_tasks_before_it_answer(name: str, task: str) -> None:
     (machine,) = (each for each in APPLICATION.machines if each.name == name)
     passed = event(snake(task))
-    assert f":execution:{name}:" in passed["execution"]
+    assert f":execution:{RUN_BY[task]}:" in passed["execution"]
     answers = {
         state["ResultPath"].removeprefix("$."): answered(FUNCTIONS[snake(each)])
         for each, state in machine.tasks.items()
@@ -65,6 +74,7 @@ def test_the_event_of_a_step_is_what_the_machine_passes(name: str) -> None:
         assert bool(run.deleted_at) is run.erased
     if "lookup" in run.state:
         assert run.user.facts() == run.seen
+        assert run.unbanned is False
         assert run.target.payment_status == run.access.status
 
 
@@ -74,6 +84,24 @@ def test_the_event_of_a_deletion_step_is_what_the_machine_passes(name: str) -> N
     assert re.fullmatch("[0-9a-f]{40}", run.id)
     assert run.execution.endswith(f":{run.id}-r1")
     assert bool(run.passes) is ("remains" in run.state)
+
+
+@pytest.mark.parametrize("name", SEARCH_STEPS)
+def test_the_event_of_a_search_step_is_what_the_machine_passes(name: str) -> None:
+    search = Search(event(name)["execution"], "local", event(name)["run"])
+    assert search.id == "daily"
+    if "plan" in search.state:
+        assert search.execution.endswith(f":{search.plan['id']}")
+        assert [event("compare_shard")["run"]] == search.plan["shards"][1:]
+    if "shards" in search.state:
+        compared = [shard["compared"] for shard in search.state["shards"]]
+        assert all(each.keys() == answered(FUNCTIONS["compare_shard"]) for each in compared)
+        without = [{key: each[key] for key in each if key != "compared"} for each in search.state["shards"]]
+        assert without == search.plan["shards"]
+    if "drift" in search.state:
+        kinds = search.state["drift"]["kinds"]
+        assert list(kinds) == list(KINDS)
+        assert sum(kinds.values()) == search.state["drift"]["found"]
 
 
 @pytest.mark.parametrize("name", ROUTES)

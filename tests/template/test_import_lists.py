@@ -49,18 +49,44 @@ REMAINS = {
     "gateway.step",
     "gateway.users",
 }
+# Whoever looks for people whose access is not what they pay for.
+DIFFERENCES = {
+    "stripe",
+    "gateway.billing",
+    "gateway.bought",
+    "gateway.differences",
+    "gateway.drift",
+    "gateway.people",
+    "gateway.policy",
+    "gateway.searches",
+    "gateway.secret",
+    "gateway.step",
+    "gateway.users",
+}
 
 LOADS: dict[str, set[str]] = {
     "add_claims": {"gateway.access"},
     "authorize": EVERY | {"jwt", "gateway.step", "gateway.tokens"},
     "cancel_subscriptions": EVERY | {"stripe", "gateway.billing", "gateway.bought", "gateway.secret", "gateway.step"},
     "change_email": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
+    "check_drift": EVERY | {"gateway.drift", "gateway.searches", "gateway.step"},
+    "compare_shard": EVERY | DIFFERENCES,
     "create_user": EVERY | {"gateway.people", "gateway.secret", "gateway.step", "gateway.users"},
     "delete_account": EVERY | REMAINS | {"gateway.endpoint", "gateway.executions"},
     "delete_user": EVERY | {"gateway.notices", "gateway.step", "gateway.telling", "gateway.users"},
     "disable_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "enable_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "erase_personal_data": EVERY | {"gateway.pages", "gateway.step"},
+    "find_missed_events": EVERY
+    | {
+        "stripe",
+        "gateway.billing",
+        "gateway.drift",
+        "gateway.executions",
+        "gateway.searches",
+        "gateway.secret",
+        "gateway.step",
+    },
     "find_remains": EVERY | REMAINS,
     "hold_user": EVERY
     | {"gateway.endpoint", "gateway.executions", "gateway.people", "gateway.rechecks", "gateway.step", "gateway.users"},
@@ -70,7 +96,13 @@ LOADS: dict[str, set[str]] = {
     "mark_deleted": EVERY | {"gateway.step"},
     "mark_fulfilled": EVERY | {"gateway.notices", "gateway.step", "gateway.telling", "gateway.users"},
     "mark_not_deleted": EVERY | {"gateway.step"},
+    "mark_not_reconciled": EVERY | {"gateway.drift", "gateway.searches", "gateway.step"},
+    "mark_reconciled": EVERY | {"gateway.drift", "gateway.searches", "gateway.step"},
     "mark_unfulfilled": EVERY | {"gateway.step"},
+    "mend_drift": EVERY
+    | {"gateway.drift", "gateway.executions", "gateway.rechecks", "gateway.searches", "gateway.step"},
+    "plan_reconciliation": EVERY
+    | {"stripe", "gateway.billing", "gateway.bought", "gateway.drift", "gateway.secret", "gateway.step"},
     "read_billing": EVERY
     | {
         "stripe",
@@ -102,6 +134,7 @@ LOADS: dict[str, set[str]] = {
     "reserve_dapp": EVERY | {"gateway.dapps", "gateway.endpoint", "gateway.step"},
     "resume_deletion": EVERY | {"gateway.executions", "gateway.step"},
     "run_due": EVERY | {"gateway.executions"},
+    "scan_users": EVERY | DIFFERENCES,
     "set_dapp_limit": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "set_live_access": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "update_orders": EVERY

@@ -17,6 +17,7 @@ from moto.cognitoidp.models import cognitoidp_backends
 
 from gateway import telemetry
 from tests.local import moto_fixes
+from tests.unit.searches import Searches
 from tests.unit.steps import Steps
 
 TEMPLATE = Path(__file__).parents[2] / "template.yaml"
@@ -139,6 +140,15 @@ def mail() -> Iterator[moto_fixes.Mail]:
 def steps(dynamodb: Any, cognito: Any, pool_id: str, mail: object, monkeypatch: pytest.MonkeyPatch) -> Steps:
     """The machine's tasks, with an empty ledger and an empty pool."""
     return Steps(dynamodb, cognito, pool_id, monkeypatch)
+
+
+@pytest.fixture
+def searches(
+    dynamodb: Any, cognito: Any, pool_id: str, mail: object, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> Iterator[Searches]:
+    """The tasks of a search, with an empty ledger and an empty pool. Nothing personal is logged."""
+    yield Searches(dynamodb, cognito, pool_id, monkeypatch)
+    assert not any("@" in line for line in lines)
 
 
 @pytest.fixture

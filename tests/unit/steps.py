@@ -109,7 +109,8 @@ class Steps:
         if user is not None:
             target = {"enabled": True, "dapp_limit": access["dapp_limit"], "payment_status": access["status"]}
             live = {"active": True, "dapp_limit": access["dapp_limit"]}
-            state["lookup"] = {"user": user.facts(), "target": target, "invite": False, "rename": False}
+            state["lookup"] = {"user": user.facts(), "target": target, "unbanned": False}
+            state["lookup"] |= {"invite": False, "rename": False}
             state["lookup"] |= {"live": {"sub": user.sub, "active": False, "dapp_limit": 0}, "live_target": live}
         billing |= {name: changed.pop(name) for name in tuple(changed) if name in billing}
         return state | changed

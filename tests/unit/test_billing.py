@@ -1659,6 +1659,288 @@ INVOICE = {
 }
 
 
+# ------------------------------------------------------------------ whole lists, a page at a time
+
+SPAN = (NOW - 30 * DAY, NOW + DAY)
+LISTS: dict[str, Callable[..., tuple[list[Any], str | None]]] = {
+    "subscriptions": lambda seen, after=None: seen.subscriptions_made(*SPAN, after),
+    "checkout/sessions": lambda seen, after=None: seen.one_time_sessions(*SPAN, after),
+    "events": lambda seen, after=None: seen.events(["invoice.paid"], *SPAN, after, undelivered=False),
+}
+ROWS: dict[str, Callable[[str], Json]] = {
+    "subscriptions": lambda name: {**old_subscription(), "id": name},
+    "checkout/sessions": lambda name: {"id": name, "object": "checkout.session", "livemode": False, "mode": "payment"},
+    "events": lambda name: {"id": name, "object": "event", "livemode": False},
+}
+
+
+def every(read: Callable[[str | None], tuple[list[Any], str | None]]) -> list[Any]:
+    """All pages of a list."""
+    rows, after = read(None)
+    while after is not None:
+        more, after = read(after)
+        rows += more
+    return rows
+
+
+@pytest.mark.parametrize("path", LISTS)
+class TestPage:
+    """What holds for a page of any list."""
+
+    def test_is_asked_for_by_span_a_hundred_rows_and_the_last_row_before(
+        self, door: Door, vault: Vault, path: str
+    ) -> None:
+        asked: list[dict[str, str]] = []
+
+        def app(environ: Json, start_response: Any) -> Any:
+            request = Request(environ)
+            assert (request.method, request.path) == ("GET", f"/v1/{path}")
+            asked.append(request.args.to_dict())
+            body = json.dumps(page(ROWS[path]("x_1"), ROWS[path]("x_2"), has_more=len(asked) == 1))
+            return Response(body, content_type="application/json")(environ, start_response)
+
+        door.app = app
+        seen = reading(vault, door.url)
+        assert LISTS[path](seen)[1] == "x_2"
+        rows, last = LISTS[path](seen, "x_2")
+        assert (len(rows), last) == (2, None)
+        span = {"created[gte]": str(SPAN[0]), "created[lt]": str(SPAN[1]), "limit": "100"}
+        assert [each.items() >= span.items() for each in asked] == [True, True]
+        assert [each.get("starting_after") for each in asked] == [None, "x_2"]
+
+    @pytest.mark.parametrize("has_more", [True, False])
+    def test_without_rows_says_that_there_are_none_only_if_there_are_no_more(
+        self, script: Script, vault: Vault, path: str, has_more: bool
+    ) -> None:
+        script.answer(path, page(has_more=has_more))
+        seen = reading(vault, script.url)
+        if has_more:
+            with pytest.raises(StripeUnavailable, match="cannot be read"):
+                LISTS[path](seen)
+        else:
+            assert LISTS[path](seen) == ([], None)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            {},
+            {"object": "list"},
+            {"object": "list", "has_more": False},
+            {"object": "list", "has_more": False, "data": None},
+            {"object": "list", "has_more": False, "data": {}},
+            {"object": "list", "data": []},
+            {"object": "list", "data": [], "has_more": None},
+            {"object": "list", "data": [], "has_more": "false"},
+            {"object": "list", "data": [], "has_more": 0},
+        ],
+    )
+    def test_that_is_half_an_answer_is_no_answer(self, script: Script, vault: Vault, path: str, body: Json) -> None:
+        """Nobody may take it for "nobody pays"."""
+        script.answer(path, body)
+        with pytest.raises(StripeUnavailable, match="cannot be read"):
+            LISTS[path](reading(vault, script.url))
+
+    @pytest.mark.parametrize(("livemode", "row_is"), [(True, False), (False, True)])
+    def test_of_the_other_mode_is_incomplete(
+        self, script: Script, vault: Vault, path: str, livemode: bool, row_is: bool
+    ) -> None:
+        good, bad = ({**ROWS[path](name), "livemode": mode} for name, mode in (("x_1", livemode), ("x_2", row_is)))
+        script.answer(path, page(good, bad))
+        with pytest.raises(BillingIncomplete, match="x_2 in the other mode"):
+            LISTS[path](reading(vault, script.url, livemode=livemode))
+
+    @pytest.mark.parametrize(
+        ("status", "name"),
+        [(429, StripeThrottled), (500, StripeUnavailable), (401, StripeKeyRejected), (400, StripeRejected)],
+    )
+    def test_that_stripe_refuses_has_our_name_for_it(
+        self, account: StripeAccount, reader: Reader, path: str, status: int, name: type[GatewayError]
+    ) -> None:
+        account.faults.fail_next(9, status, path)
+        with pytest.raises(name) as caught:
+            LISTS[path](reader())
+        assert type(caught.value) is name
+
+
+class TestSubscriptionsMade:
+    def test_are_all_of_them_with_their_customers_latest_first(
+        self, account: StripeAccount, reader: Reader, clock: Clock, price: str
+    ) -> None:
+        made = []
+        for number in range(3):
+            buyer = account.create_customer(f"{number}@example.com")["id"]
+            made.append((buyer, subscribed(account, buyer, price)))
+            clock.now += 1
+        account.cancel(made[1][1])
+        rows, last = reader().subscriptions_made(*SPAN, None)
+        assert [(buyer, each.id) for buyer, each in rows] == made[::-1]
+        assert [each.status for _, each in rows] == ["active", "canceled", "active"]
+        assert last is None
+
+    def test_are_as_their_customer_shows_them(
+        self, account: StripeAccount, reader: Reader, clock: Clock, customer: str, price: str
+    ) -> None:
+        subscribed(account, customer, price)
+        (found,) = reader().subscriptions_made(*SPAN, None)[0]
+        assert found == (customer, only_subscription(reader().customer(customer)))
+
+    @pytest.mark.parametrize(
+        ("since", "until", "found"), [(NOW, NOW + 1, 1), (NOW + 1, NOW + 2, 0), (NOW - 1, NOW, 0), (NOW, NOW, 0)]
+    )
+    def test_were_made_from_the_first_moment_on_and_before_the_last(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        price: str,
+        since: int,
+        until: int,
+        found: int,
+    ) -> None:
+        subscribed(account, customer, price)
+        assert len(reader().subscriptions_made(since, until, None)[0]) == found
+
+    def test_are_each_on_one_page(self, account: StripeAccount, reader: Reader, customer: str, price: str) -> None:
+        made = [subscribed(account, customer, price) for _ in range(101)]
+        seen = reader()
+        account.requests.clear()
+        found = [each.id for _, each in every(lambda after: seen.subscriptions_made(*SPAN, after))]
+        assert sorted(found) == sorted(made)
+        assert paths(account) == ["subscriptions"] * 2
+
+    def test_that_are_made_meanwhile_move_no_page(
+        self, account: StripeAccount, reader: Reader, clock: Clock, customer: str, price: str
+    ) -> None:
+        """They come first, where the list was read already; the next search meets them."""
+        made = [subscribed(account, customer, price) for _ in range(101)]
+        seen = reader()
+        first, after = seen.subscriptions_made(*SPAN, None)
+        clock.now += 1
+        subscribed(account, customer, price)
+        rest, last = seen.subscriptions_made(*SPAN, after)
+        assert (sorted(each.id for _, each in first + rest), last) == (sorted(made), None)
+
+    def test_read_a_product_once_for_all_pages_and_again_in_the_next_list(
+        self, account: StripeAccount, reader: Reader, customer: str
+    ) -> None:
+        product = account.create_product("Seats", {"dapps": "2"}, "prod_1")["id"]
+        plain = priced(account, product)
+        for _ in range(101):
+            subscribed(account, customer, plain)
+        seen = reader()
+        account.requests.clear()
+        first = every(lambda after: seen.subscriptions_made(*SPAN, after))
+        assert paths(account) == ["subscriptions", "products/prod_1", "subscriptions"]
+        assert {each.items[0].dapps for _, each in first} == {"2"}
+        account.update_product(product, metadata={"dapps": "3"})
+        again = every(lambda after: seen.subscriptions_made(*SPAN, after))
+        assert {each.items[0].dapps for _, each in again} == {"3"}
+
+    @pytest.mark.parametrize(
+        ("customer", "name"), [("cus_1", "cus_1"), ({"id": "cus_1"}, "cus_1"), (None, ""), ({}, "")]
+    )
+    def test_may_name_their_customer_in_any_way(
+        self, script: Script, vault: Vault, customer: object, name: str
+    ) -> None:
+        script.answer("subscriptions", page({**old_subscription(), "customer": customer}))
+        ((found, _),) = reading(vault, script.url).subscriptions_made(*SPAN, None)[0]
+        assert found == name
+
+
+class TestOneTimeSessions:
+    def test_are_the_complete_ones_in_which_something_was_bought_once(
+        self, account: StripeAccount, reader: Reader, price: str
+    ) -> None:
+        product = account.create_product("Seat for ever", {"dapps": "5"})["id"]
+        once = str(account.create_price(product, 5_000)["id"])
+        paid = account.checkout(EMAIL, once, 2, "payment")["id"]
+        unpaid = account.checkout(EMAIL, once, mode="payment", paid=False)["id"]
+        account.checkout(EMAIL, price)
+        account.create_checkout_session([{"price": once}], "payment")
+        account.expire_session(account.create_checkout_session([{"price": once}], "payment")["id"])
+        rows, last = reader().one_time_sessions(*SPAN, None)
+        assert sorted(each["id"] for each in rows) == sorted([paid, unpaid])
+        assert last is None
+
+    def test_are_few_on_a_page_of_many(self, script: Script, vault: Vault) -> None:
+        other = {**ROWS["checkout/sessions"]("cs_2"), "mode": "subscription"}
+        script.answer("checkout/sessions", page(ROWS["checkout/sessions"]("cs_1"), other, has_more=True))
+        rows, last = reading(vault, script.url).one_time_sessions(*SPAN, None)
+        assert ([each["id"] for each in rows], last) == (["cs_1"], "cs_2")
+
+
+class TestEvents:
+    def test_are_those_of_the_types_that_were_asked_for(
+        self, account: StripeAccount, reader: Reader, customer: str, price: str
+    ) -> None:
+        subscribed(account, customer, price)
+        found, last = reader().events(["invoice.paid", "customer.created"], *SPAN, None, undelivered=False)
+        assert sorted(each["type"] for each in found) == ["customer.created", "invoice.paid"]
+        assert last is None
+        assert all(each["data"]["object"]["livemode"] is False for each in found)
+
+    def test_may_be_asked_for_by_twenty_types(self, reader: Reader) -> None:
+        """So many are in one request of a search for missed events."""
+        types = sorted(events.SOUGHT_TYPES)[:20]
+        assert reader().events(types, *SPAN, None, undelivered=False) == ([], None)
+        with pytest.raises(StripeRejected):
+            reader().events(sorted(events.SOUGHT_TYPES)[:21], *SPAN, None, undelivered=False)
+
+    @pytest.mark.parametrize("undelivered", [True, False])
+    def test_may_be_those_that_no_endpoint_took(self, door: Door, vault: Vault, undelivered: bool) -> None:
+        asked: list[dict[str, str]] = []
+
+        def app(environ: Json, start_response: Any) -> Any:
+            asked.append(Request(environ).args.to_dict())
+            return Response(json.dumps(page()), content_type="application/json")(environ, start_response)
+
+        door.app = app
+        reading(vault, door.url).events(["a.b", "c.d"], *SPAN, None, undelivered=undelivered)
+        assert asked[0].get("delivery_success") == ("false" if undelivered else None)
+        assert (asked[0]["types[0]"], asked[0]["types[1]"]) == ("a.b", "c.d")
+
+
+class TestFirstMadeAt:
+    @pytest.mark.parametrize("sessions", [True, False])
+    def test_of_nothing_is_none_and_takes_one_request(
+        self, account: StripeAccount, reader: Reader, sessions: bool
+    ) -> None:
+        assert reader().first_made_at(NOW + 1, sessions=sessions) is None
+        assert paths(account) == ["checkout/sessions" if sessions else "subscriptions"]
+
+    @pytest.mark.parametrize("made", [1_293_840_000, 1_300_000_000, NOW - 90 * DAY, NOW - DAY, NOW - 1, NOW])
+    def test_is_at_most_a_day_before_the_first_subscription(
+        self, account: StripeAccount, reader: Reader, clock: Clock, customer: str, price: str, made: int
+    ) -> None:
+        clock.now = made
+        account.cancel(subscribed(account, customer, price))
+        clock.now = NOW
+        subscribed(account, customer, price)
+        seen = reader()
+        account.requests.clear()
+        found = seen.first_made_at(NOW + 1)
+        assert found is not None
+        assert made - DAY <= found <= made
+        assert len(account.requests) <= 15
+
+    def test_may_be_that_of_the_first_completed_session(
+        self, account: StripeAccount, reader: Reader, clock: Clock, price: str
+    ) -> None:
+        clock.now = NOW - 50 * DAY
+        account.create_checkout_session([{"price": price}], "subscription")
+        clock.now = NOW - 9 * DAY
+        account.checkout(EMAIL, price)
+        clock.now = NOW
+        found = reader().first_made_at(NOW, sessions=True)
+        assert found is not None
+        assert NOW - 10 * DAY <= found <= NOW - 9 * DAY
+
+    def test_that_stripe_does_not_tell_is_an_error(self, account: StripeAccount, reader: Reader) -> None:
+        account.faults.fail_next(9, 500, "subscriptions")
+        with pytest.raises(StripeUnavailable):
+            reader().first_made_at(NOW)
+
+
 # ------------------------------------------------------------------ when Stripe does not answer, or not as wished
 
 READS: dict[str, Callable[[Billing], object]] = {

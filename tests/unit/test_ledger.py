@@ -1558,6 +1558,359 @@ class TestPartiesOf:
         assert ledger.parties_of("payer@example.com", NOW) == frozenset()
 
 
+# ------------------------------------------------------------------ reconciliation
+
+
+class Part:
+    """A client that does a part of each batch, and says what it left; `asked` are the sizes."""
+
+    def __init__(self, real: Any, times: int) -> None:
+        self._real, self.times = real, times
+        self.asked: list[int] = []
+
+    def batch_write_item(self, RequestItems: Any) -> Any:  # noqa: N803
+        rows = RequestItems["orders"]
+        self.asked.append(len(rows))
+        done, left = (rows[:1], rows[1:]) if self.times else (rows, [])
+        self.times -= bool(self.times)
+        self._real.batch_write_item(RequestItems={"orders": done})
+        return {"UnprocessedItems": {"orders": left} if left else {}}
+
+
+class InScans(InPagesOfTwo):
+    """The same for scans, which may go on where one ended."""
+
+    def scan(self, **request: Any) -> Any:
+        self.pages += 1
+        return self._client.scan(**request, Limit=2)
+
+
+class Counting:
+    """A client whose calls are remembered by operation."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.asked: list[tuple[str, Any]] = []
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(**request: Any) -> Any:
+            self.asked.append((operation, request))
+            return getattr(self._real, operation)(**request)
+
+        return call
+
+
+class TestLinks:
+    """What is known of a page of Stripe's customers."""
+
+    def test_are_as_each_party_is_alone_without_what_it_bought(self, ledger: Ledger) -> None:
+        ledger.note_party("cus_1", email="payer@example.com", subscribed=True)
+        ledger.claim_email("cus_1", "payer@example.com")
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        ledger.bury("cus_2", NOW, "t1", deleting=True)
+        ledger.remember_purchase(purchased("paid", 1, customer_id="cus_1"))
+        ledger.remember_mark("cus_1", TestMark.MARKS[0])
+        found = ledger.links(["cus_1", "cus_2", "cus_3", "cus_1"])
+        assert found == {
+            "cus_1": replace(ledger.party("cus_1"), purchases=(), marks=()),
+            "cus_2": Party("cus_2", deleted_at=NOW, deleting=True, tombstone="t1"),
+        }
+        assert found["cus_1"] == Party("cus_1", "u-1", "payer@example.com", "payer@example.com", subscribed=True)
+
+    def test_of_who_only_bought_something_once_are_none(self, ledger: Ledger) -> None:
+        ledger.remember_purchase(purchased("paid", 1, customer_id="cus_1"))
+        assert ledger.links(["cus_1"]) == {}
+
+    def test_of_nobody_ask_nothing(self) -> None:
+        assert Ledger(Broken(answer("AccessDeniedException")), "orders").links([]) == {}
+
+    def test_are_read_a_hundred_at_a_time_and_consistently(self, ledger: Ledger, dynamodb: Any) -> None:
+        names = [f"cus_{number:03}" for number in range(201)]
+        for name in names[::10]:
+            ledger.note_party(name, email=None, subscribed=True)
+        client = Counting(dynamodb)
+        assert sorted(Ledger(client, "orders").links(iter(names * 2))) == names[::10]
+        asked = [request["RequestItems"]["orders"] for _, request in client.asked]
+        assert [len(each["Keys"]) for each in asked] == [100, 100, 1]
+        assert all(each["ConsistentRead"] for each in asked)
+
+
+class TestPeople:
+    """The persons of a page of users."""
+
+    def test_are_as_each_is_alone(self, ledger: Ledger) -> None:
+        ledger.link(["cus_1", "cus_2"], "u-1", replacing=None, before=STANDS, live=Live(True, 5))
+        settle(ledger, NOW)
+        ledger.told("u-1", STANDS, 2)
+        ledger.invited("u-1", Invitation(NOW, 1, "in_1"))
+        ledger.hold("u-2", BAN)
+        ledger.bury_person("u-3", NOW)
+        found = ledger.people(["u-1", "u-2", "u-3", "u-4", "u-1"])
+        assert found == {sub: ledger.person(sub) for sub in ("u-1", "u-2", "u-3")}
+
+    def test_of_a_page_are_one_read(self, ledger: Ledger, dynamodb: Any) -> None:
+        subs = [f"u-{number}" for number in range(60)]
+        for sub in subs:
+            ledger.set_live(sub, Live(True, 1), NOW)
+        client = Counting(dynamodb)
+        assert sorted(Ledger(client, "orders").people(subs)) == sorted(subs)
+        assert [operation for operation, _ in client.asked] == ["batch_get_item"]
+
+
+class TestKnownPurchases:
+    def test_are_those_that_were_remembered_with_their_party(self, ledger: Ledger) -> None:
+        ledger.remember_purchase(purchased("paid", 1, customer_id="cus_1"))
+        ledger.remember_purchase(replace(GUEST, order_id="cs_2", purchase=Purchase("cs_2", "session", 0, ())))
+        asked = [("cus_1", "or_1"), ("cs_2", "cs_2"), ("cus_2", "or_1"), ("cus_1", "or_9"), ("cus_1", "or_1")]
+        assert ledger.known_purchases(asked) == {"or_1", "cs_2"}
+        assert ledger.known_purchases(asked[2:4]) == set()
+        assert ledger.known_purchases([]) == set()
+
+
+class TestRunning:
+    """Whether somebody is looking at a party already."""
+
+    def test_is_nobody_without_an_order(self, ledger: Ledger) -> None:
+        assert ledger.running("cus_1", NOW) is False
+
+    @pytest.mark.parametrize(
+        ("age", "expected"), [(-30, True), (0, True), (ATTEMPT_SECONDS - 1, True), (ATTEMPT_SECONDS, False)]
+    )
+    def test_is_a_run_as_long_as_it_may_live(self, ledger: Ledger, age: int, expected: bool) -> None:
+        """The webhook's clock may be ahead of ours."""
+        ledger.record(ORDER, NOW - age)
+        assert ledger.running("cus_1", NOW) is expected
+        assert ledger.running("cus_2", NOW) is False
+
+    def test_is_none_that_has_ended(self, ledger: Ledger) -> None:
+        ledger.record(order(1), NOW)
+        ledger.record(order(2), NOW)
+        ledger.close("evt_1", NOW, **ENDING)
+        ledger.fail("evt_2", execution="arn:run", error="no", retry_at=NOW + 300)
+        assert ledger.running("cus_1", NOW) is False
+
+    def test_is_the_next_run_of_a_failed_order(self, ledger: Ledger) -> None:
+        ledger.record(ORDER, NOW - 4_000)
+        ledger.fail("evt_1", execution="arn:run", error="no", retry_at=NOW)
+        assert ledger.running("cus_1", NOW) is False
+        assert ledger.next_attempt(replace(FIRST, state="UNFULFILLED"), NOW) is not None
+        assert ledger.running("cus_1", NOW + 60) is True
+
+    def test_is_none_of_an_order_that_cannot_be_run(self, ledger: Ledger) -> None:
+        ledger.record(ORDER, NOW, problem="UnusableEvent")
+        assert ledger.running("cus_1", NOW) is False
+
+    def test_may_be_one_behind_many_that_failed(self, ledger: Ledger, dynamodb: Any) -> None:
+        for number in range(99):
+            ledger.record(order(number), NOW - 9_000 + number, problem="UnusableEvent")
+        ledger.record(order(99), NOW)
+        client = Counting(dynamodb)
+        assert Ledger(client, "orders").running("cus_1", NOW) is True
+        assert len([each for each, _ in client.asked if each == "batch_get_item"]) == 1
+
+    def test_is_looked_for_among_the_oldest(self, ledger: Ledger, dynamodb: Any) -> None:
+        """However many orders nobody could fulfill: the time it takes has an end."""
+        for number in range(100):
+            ledger.record(order(number), NOW - 9_000 + number, problem="UnusableEvent")
+        ledger.record(order(100), NOW)
+        assert ledger.running("cus_1", NOW) is False
+
+
+class TestSeen:
+    """Whom a search has met in the pool."""
+
+    def test_are_those_who_were_marked_since(self, ledger: Ledger) -> None:
+        ledger.mark_seen(["u-1", "u-2"], NOW, NOW + 90)
+        ledger.mark_seen(["u-2"], NOW + 50, NOW + 140)
+        assert ledger.unseen(["u-1", "u-2", "u-3", "u-3"], NOW) == {"u-3"}
+        assert ledger.unseen(iter(["u-1", "u-2"]), NOW + 1) == {"u-1"}
+        assert ledger.unseen(["u-1", "u-2"], NOW + 50) == {"u-1"}
+        assert ledger.unseen(["u-2"], NOW + 51) == {"u-2"}
+        assert ledger.unseen([], NOW) == set()
+
+    def test_is_a_row_that_ends(self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]) -> None:
+        ledger.mark_seen(["u-1"], NOW, NOW + 90)
+        expected = {"pk": "SEEN#u-1", "sk": "SEEN", "seen_at": NOW, "expires_at": NOW + 90}
+        assert row("SEEN#u-1", "SEEN") == expected
+
+    def test_are_marked_twenty_five_at_a_time(self, ledger: Ledger, dynamodb: Any) -> None:
+        subs = [f"u-{number}" for number in range(60)]
+        client = Part(dynamodb, 0)
+        Ledger(client, "orders").mark_seen(iter(subs), NOW, NOW + 90)
+        assert client.asked == [25, 25, 10]
+        assert ledger.unseen(subs, NOW) == set()
+
+    def test_that_dynamodb_left_out_are_marked_then(self, ledger: Ledger, dynamodb: Any) -> None:
+        client = Part(dynamodb, 3)
+        Ledger(client, "orders").mark_seen(["u-1", "u-2", "u-3", "u-4", "u-5"], NOW, NOW + 90)
+        assert client.asked == [5, 4, 3, 2]
+        assert ledger.unseen(["u-1", "u-2", "u-3", "u-4", "u-5"], NOW) == set()
+
+    def test_that_dynamodb_leaves_out_again_and_again_are_throttled(self, dynamodb: Any) -> None:
+        client = Part(dynamodb, 9)
+        with pytest.raises(LedgerThrottled):
+            Ledger(client, "orders").mark_seen([f"u-{number}" for number in range(9)], NOW, NOW + 90)
+        assert client.asked == [9, 8, 7, 6]
+
+    def test_of_nobody_asks_nothing(self, dynamodb: Any) -> None:
+        client = Part(dynamodb, 0)
+        Ledger(client, "orders").mark_seen([], NOW, NOW + 90)
+        assert client.asked == []
+
+
+class TestScan:
+    """All persons, a page and a segment at a time, beside everything else that the table has."""
+
+    @pytest.fixture(autouse=True)
+    def _rows(self, ledger: Ledger) -> None:
+        for number in range(9):
+            ledger.record(order(number), NOW)
+            ledger.note_party(f"cus_{number}", email=None, subscribed=False)
+            ledger.link([f"cus_{number}"], f"u-{number}", replacing=None, live=Live(True, number))
+            ledger.mark_seen([f"u-{number}"], NOW, NOW + 90)
+        ledger.reserve_dapp("u-3", "a", NOW)
+
+    def people(self, client: Any, segment: int, of: int) -> list[Person]:
+        ledger, after = Ledger(client, "orders"), None
+        found: list[Person] = []
+        while True:
+            rows, after = ledger.scan_people(segment, of, after)
+            found += rows
+            if after is None:
+                return found
+
+    @pytest.mark.parametrize("segments", [1, 3])
+    @pytest.mark.parametrize("paged", [False, True])
+    def test_meets_everybody_once(self, ledger: Ledger, dynamodb: Any, segments: int, paged: bool) -> None:
+        client = InScans(dynamodb) if paged else dynamodb
+        found = [each for number in range(segments) for each in self.people(client, number, segments)]
+        assert sorted(each.sub for each in found) == [f"u-{number}" for number in range(9)]
+        assert all(each == ledger.person(each.sub) for each in found)
+
+    def test_goes_on_after_what_passes_through_a_state(self, ledger: Ledger, dynamodb: Any) -> None:
+        paged = Ledger(InScans(dynamodb), "orders")
+        first, after = paged.scan_people(0, 1, None)
+        assert after is not None
+        assert set(after) == {"pk", "sk"}
+        second, _ = paged.scan_people(0, 1, json.loads(json.dumps(after)))
+        assert not {each.sub for each in first} & {each.sub for each in second}
+
+    def test_asks_for_its_segment(self, dynamodb: Any) -> None:
+        client = Counting(dynamodb)
+        Ledger(client, "orders").scan_people(2, 8, None)
+        ((operation, request),) = client.asked
+        assert (operation, request["Segment"], request["TotalSegments"]) == ("scan", 2, 8)
+
+
+class TestSomeSubscriber:
+    def test_is_none_in_an_empty_ledger(self, ledger: Ledger) -> None:
+        assert ledger.some_subscriber() is None
+
+    def test_is_a_customer_who_had_a_subscription(self, ledger: Ledger) -> None:
+        ledger.note_party("cus_1", email=None, subscribed=False)
+        ledger.link(["cs_1"], "u-1", replacing=None)
+        ledger.record(ORDER, NOW)
+        assert ledger.some_subscriber() is None
+        ledger.note_party("cus_2", email=None, subscribed=True)
+        assert ledger.some_subscriber() == "cus_2"
+
+    @pytest.mark.parametrize(("others", "found"), [(10, {"cus_x"}), (60, {"cus_x", None})])
+    def test_is_looked_for_on_the_first_twenty_pages(
+        self, ledger: Ledger, dynamodb: Any, others: int, found: set[str | None]
+    ) -> None:
+        for number in range(others):
+            ledger.note_party(f"cus_{number}", email=None, subscribed=False)
+        ledger.note_party("cus_x", email=None, subscribed=True)
+        client = InScans(dynamodb)
+        assert Ledger(client, "orders").some_subscriber() in found
+        assert client.pages <= 20
+
+    def test_is_given_up_after_that(self) -> None:
+        class Endless:
+            pages = 0
+
+            def scan(self, **request: Any) -> Any:
+                self.pages += 1
+                return {"Items": [], "LastEvaluatedKey": {"pk": {"S": "a"}, "sk": {"S": "b"}}}
+
+        client = Endless()
+        assert Ledger(client, "orders").some_subscriber() is None
+        assert client.pages == 20
+
+
+DRIFT = {"kind": "wrong_limit", "party": "cus_1", "sub": "u-1", "disables": False, "relink": False, "replacing": None}
+
+
+class TestDrift:
+    """Who differs, as one search found it."""
+
+    def test_is_kept_without_what_is_unknown(self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]) -> None:
+        ledger.add_drift("s1", "u-1", DRIFT, NOW + 90)
+        known = {name: value for name, value in DRIFT.items() if value is not None}
+        assert row("DRIFT#s1", "u-1") == {"pk": "DRIFT#s1", "sk": "u-1", "expires_at": NOW + 90, **known}
+
+    def test_of_a_person_is_kept_once(self, ledger: Ledger) -> None:
+        for kind in ("wrong_limit", "hold_lost"):
+            ledger.add_drift("s1", "u-1", {**DRIFT, "kind": kind}, NOW + 90)
+        assert [each["kind"] for each in ledger.drifts("s1")] == ["hold_lost"]
+
+    def test_of_one_search_is_not_anothers(self, ledger: Ledger) -> None:
+        ledger.add_drift("s1", "u-1", DRIFT, NOW + 90)
+        ledger.add_drift("s10", "u-2", DRIFT, NOW + 90)
+        assert [each["sk"] for each in ledger.drifts("s1")] == ["u-1"]
+        assert list(ledger.drifts("s2")) == []
+
+    def test_is_listed_by_name_a_page_at_a_time_and_after_any_name(self, ledger: Ledger, dynamodb: Any) -> None:
+        names = sorted(["cus_1", "cs_live_9", "0f1e", "ffff", "Zoe", "or_1", "-1"])
+        for name in names[::-1]:
+            ledger.add_drift("s1", name, DRIFT, NOW + 90)
+        client = InPagesOfTwo(dynamodb)
+        paged = Ledger(client, "orders")
+        assert [each["sk"] for each in paged.drifts("s1")] == names
+        assert client.pages == 4
+        for place, name in enumerate(names):
+            assert [each["sk"] for each in paged.drifts("s1", name)] == names[place + 1 :]
+
+    def test_is_read_consistently(self, dynamodb: Any) -> None:
+        client = Counting(dynamodb)
+        assert list(Ledger(client, "orders").drifts("s1")) == []
+        assert client.asked[0][1]["ConsistentRead"] is True
+
+
+class TestReports:
+    def test_are_kept_in_the_order_of_time(self, ledger: Ledger, dynamodb: Any) -> None:
+        ledger.write_report("s2", NOW + 60, {"drift": {"found": 2}}, NOW + 90)
+        ledger.write_report("s1", NOW, {"drift": {"found": 1, "kinds": {"hold_lost": 1}}, "dry_run": True}, NOW + 90)
+        ledger.know_events_until(NOW)
+        answer = dynamodb.query(
+            TableName="orders",
+            KeyConditionExpression="pk = :pk AND begins_with(sk, :sk)",
+            ExpressionAttributeValues={":pk": {"S": "RECONCILIATION"}, ":sk": {"S": "REPORT#"}},
+        )
+        rows = [
+            {name: TypeDeserializer().deserialize(value) for name, value in each.items()} for each in answer["Items"]
+        ]
+        assert [each["sk"] for each in rows] == [f"REPORT#{NOW}#s1", f"REPORT#{NOW + 60}#s2"]
+        assert rows[0]["drift"] == {"found": 1, "kinds": {"hold_lost": 1}}
+        assert (rows[0]["dry_run"], rows[0]["expires_at"]) == (True, NOW + 90)
+
+    def test_of_one_search_are_one(self, ledger: Ledger, row: Callable[[str, str], dict[str, Any]]) -> None:
+        for found in (1, 2):
+            ledger.write_report("s1", NOW, {"drift": {"found": found}}, NOW + 90)
+        assert row("RECONCILIATION", f"REPORT#{NOW}#s1")["drift"] == {"found": 2}
+
+
+class TestEventsKnownUntil:
+    def test_is_none_until_somebody_has_looked(self, ledger: Ledger) -> None:
+        assert ledger.events_known_until() is None
+
+    def test_never_goes_back(self, ledger: Ledger) -> None:
+        """Of two searches the one that began first may end last."""
+        for moment, known in ((NOW, NOW), (NOW + 9, NOW + 9), (NOW + 8, NOW + 9), (NOW + 9, NOW + 9)):
+            ledger.know_events_until(moment)
+            assert ledger.events_known_until() == known
+
+
 OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "record": lambda ledger: ledger.record(ORDER, NOW),
     "received": lambda ledger: ledger.received("evt_1"),
@@ -1610,6 +1963,19 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "count_canceled": lambda ledger: ledger.count_canceled("t1", 1),
     "close_deletion": lambda ledger: ledger.close_deletion("t1", frozenset(), NOW),
     "fail_deletion": lambda ledger: ledger.fail_deletion("t1", execution="arn:run", error="no"),
+    "links": lambda ledger: ledger.links(["cus_1"]),
+    "known_purchases": lambda ledger: ledger.known_purchases([("cus_1", "or_1")]),
+    "running": lambda ledger: ledger.running("cus_1", NOW),
+    "people": lambda ledger: ledger.people(["u-1"]),
+    "mark_seen": lambda ledger: ledger.mark_seen(["u-1"], NOW, NOW),
+    "unseen": lambda ledger: ledger.unseen(["u-1"], NOW),
+    "scan_people": lambda ledger: ledger.scan_people(0, 1, None),
+    "some_subscriber": lambda ledger: ledger.some_subscriber(),
+    "add_drift": lambda ledger: ledger.add_drift("s1", "u-1", DRIFT, NOW),
+    "drifts": lambda ledger: list(ledger.drifts("s1")),
+    "write_report": lambda ledger: ledger.write_report("s1", NOW, {}, NOW),
+    "events_known_until": lambda ledger: ledger.events_known_until(),
+    "know_events_until": lambda ledger: ledger.know_events_until(NOW),
     "acquire": lambda ledger: ledger.acquire("u-1", "one", NOW),
     "release": lambda ledger: ledger.release("u-1", "one"),
     "lease": lambda ledger: ledger.lease("u-1", "one", NOW).__enter__(),

@@ -574,6 +574,126 @@ def test_pages_go_newest_first_in_both_directions(account: StripeAccount, client
         client.v1.customers.list({"limit": 101})
 
 
+def test_all_subscriptions_of_a_time_are_read_page_by_page(
+    account: StripeAccount, client: stripe.StripeClient, clock: dict[str, float], price: str
+) -> None:
+    made = []
+    for _ in range(10):
+        made.append(account.checkout("ann@example.com", price)["subscription"])
+        clock["now"] += 60
+    account.cancel(made[4])
+    wanted: Any = {"status": "all", "created": {"gte": NOW + 60, "lt": NOW + 8 * 60}, "limit": 3}
+    wanted["expand"] = ["data.latest_invoice", "data.schedule"]
+    pages = [client.v1.subscriptions.list(wanted)]
+    while pages[-1].has_more:
+        pages.append(client.v1.subscriptions.list({**wanted, "starting_after": pages[-1].data[-1].id}))
+    assert [[one.id for one in page.data] for page in pages] == [made[7:4:-1], made[4:1:-1], made[1:2]]
+    assert {one.latest_invoice.status for page in pages for one in page.data} == {"paid"}
+    assert {one.schedule for page in pages for one in page.data} == {None}
+    back = client.v1.subscriptions.list({**wanted, "ending_before": made[2]})
+    assert [one.id for one in back.data] == made[5:2:-1]
+    assert back.has_more
+    assert not client.v1.subscriptions.list({**wanted, "ending_before": made[4]}).has_more
+
+
+def test_sessions_are_listed_by_time_and_status(
+    account: StripeAccount, client: stripe.StripeClient, clock: dict[str, float], once: str
+) -> None:
+    old = account.checkout("ann@example.com", once, mode="payment")["id"]
+    clock["now"] += 60
+    new = account.checkout("ann@example.com", once, mode="payment")["id"]
+    account.create_checkout_session([{"price": once}], "payment")
+    listed = client.v1.checkout.sessions.list
+    complete: Any = {"status": "complete", "expand": ["data.line_items"]}
+    assert [one.id for one in listed(complete).data] == [new, old]
+    assert [one.id for one in listed({**complete, "created": {"gte": NOW, "lt": NOW + 60}}).data] == [old]
+    assert [one.id for one in listed({**complete, "starting_after": new}).data] == [old]
+    assert listed(complete).data[0].line_items.data[0].quantity == 1
+
+
+def test_events_are_listed_by_type_time_and_delivery(
+    account: StripeAccount, client: stripe.StripeClient, clock: dict[str, float], receiver: Receiver
+) -> None:
+    account.create_webhook_endpoint(receiver.url, ["customer.created", "customer.updated"], SECRET)
+    customer = account.create_customer("ann@example.com")["id"]
+    assert account.wait_delivered()
+    clock["now"] += 60
+    account.auto_deliver = False
+    account.update_customer(customer, name="Ann")
+    account.create_customer("bob@example.com")
+    account.create_product("Seats")
+    made, updated, other, product = (each["id"] for each in account.events)
+    listed = client.v1.events.list
+    types = ["customer.created", "customer.updated"]
+    assert [one.id for one in listed({"types": types}).data] == [other, updated, made]
+    assert [one.id for one in listed({"types": types, "delivery_success": False}).data] == [other, updated]
+    assert [one.id for one in listed({"delivery_success": True}).data] == [product, made]
+    assert [one.id for one in listed({"created": {"gte": NOW, "lt": NOW + 60}}).data] == [made]
+    first = listed({"types": types, "limit": 2})
+    assert first.has_more
+    assert [one.id for one in listed({"types": types, "limit": 2, "starting_after": updated}).data] == [made]
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("events", [("types[]", f"type.{number}") for number in range(21)]),
+        ("events", [("types[]", "customer.created"), ("type", "customer.*")]),
+        ("events", [("delivery_success", "perhaps")]),
+        ("events", [("customer", "cus_1")]),
+        ("subscriptions", [("status", "dead")]),
+        ("subscriptions", [("created[gte]", "yesterday")]),
+        ("subscriptions", [("email", "ann@example.com")]),
+        ("checkout/sessions", [("status", "paid")]),
+        ("checkout/sessions", [("mode", "payment")]),
+    ],
+)
+def test_a_list_refuses_what_stripe_refuses(
+    account: StripeAccount, server: StripeServer, price: str, path: str, params: list[tuple[str, str]]
+) -> None:
+    account.checkout("ann@example.com", price)
+    answer = requests.get(f"{server.url}/v1/{path}", params=params, auth=(KEY, ""), timeout=5)
+    assert (answer.status_code, list(answer.json())) == (400, ["error"])
+
+
+def test_twenty_types_may_be_asked_for(account: StripeAccount, client: stripe.StripeClient) -> None:
+    account.create_customer("ann@example.com")
+    types = ["customer.created", *(f"type.{number}" for number in range(19))]
+    assert len(client.v1.events.list({"types": types}).data) == 1
+
+
+class Unread(dict[str, Json]):
+    """Objects of which nobody looks at all there are."""
+
+    def values(self) -> Any:
+        raise AssertionError("all objects were looked at")
+
+    items = __iter__ = values
+
+
+def test_a_subscription_is_served_without_a_look_at_everybodys_items_and_invoices(
+    account: StripeAccount, client: stripe.StripeClient, price: str
+) -> None:
+    session = account.checkout("ann@example.com", price, 3)
+    for resource in ("invoice", "invoice_payment", "line_item", "subscription_item"):
+        account.objects[resource] = Unread(account.objects[resource])
+    latest = {"status": "all", "expand": ["data.latest_invoice.payments"]}
+    for wanted in (latest, {**latest, "customer": session["customer"]}):
+        [found] = client.v1.subscriptions.list(wanted).data  # type: ignore[arg-type]
+        assert found["items"].data[0].quantity == 3
+        assert found.latest_invoice.lines.data[0].quantity == 3
+        assert len(found.latest_invoice.payments.data) == 1
+    assert len(client.v1.invoices.list({"subscription": session["subscription"]}).data) == 1
+
+
+def test_objects_that_were_taken_away_are_not_served(account: StripeAccount, price: str) -> None:
+    session = account.checkout("ann@example.com", price)
+    kept = account.objects["subscription"].pop(session["subscription"])
+    assert account.referring("subscription", "customer", session["customer"]) == []
+    account.objects["subscription"][kept["id"]] = kept
+    assert account.referring("subscription", "customer", session["customer"]) == [kept]
+
+
 def test_ten_of_a_subscriptions_items_are_inlined(account: StripeAccount, client: stripe.StripeClient) -> None:
     product = account.create_product("Seats")["id"]
     prices = [account.create_price(product, n, recurring={"interval": "month"})["id"] for n in range(12)]
@@ -767,6 +887,90 @@ def test_a_hanging_call_times_out_at_the_client_and_still_happens(account: Strip
     assert made.wait(5)
     with account.lock:
         assert len(account.all("customer")) == 1
+
+
+def customers_read(client: stripe.StripeClient) -> list[str]:
+    return [str(one.email) for one in client.v1.customers.list({"limit": 2}).auto_paging_iter()]
+
+
+@pytest.mark.parametrize(("status", "error"), [(429, stripe.RateLimitError), (500, stripe.APIError)])
+def test_a_page_of_a_list_fails(
+    account: StripeAccount, client: stripe.StripeClient, status: int, error: type[Exception]
+) -> None:
+    for number in range(6):
+        account.create_customer(f"{number}@example.com")
+    with account.fail_page("/v1/customers", 3, status, times=2) as third:
+        assert len(client.v1.customers.list({"limit": 1}).data) == 1
+        with pytest.raises(error):
+            customers_read(client)
+        assert [each["status"] for each in account.requests] == [200, 200, 200, status]
+        with pytest.raises(error):
+            client.v1.customers.list({"limit": 2, "starting_after": account.requests[-1]["params"]["starting_after"]})
+        assert len(customers_read(client)) == 6
+        assert third.reached == 3
+    with account.fail_page("/v1/customers", 9, status) as ninth:
+        customers_read(client)
+        assert ninth.reached == 0
+
+
+def test_a_page_of_a_list_hangs(account: StripeAccount, server: StripeServer) -> None:
+    for number in range(4):
+        account.create_customer(f"{number}@example.com")
+    http = stripe.RequestsClient(timeout=0.2)
+    impatient = stripe.StripeClient(KEY, base_addresses={"api": server.url}, http_client=http, max_network_retries=0)
+    with account.hang_page("/v1/customers", 2, 60), pytest.raises(stripe.APIConnectionError):
+        customers_read(impatient)
+    assert len(account.requests) == 2
+    account.faults.close()
+
+
+def test_a_list_changes_between_two_pages(account: StripeAccount, client: stripe.StripeClient) -> None:
+    for number in range(6):
+        account.create_customer(f"{number}@example.com")
+    oldest = next(iter(account.objects["customer"]))
+
+    def change() -> None:
+        account.create_customer("new@example.com")
+        account.delete_customer(oldest)
+
+    with account.at_page("/v1/customers", 2, change):
+        assert customers_read(client) == [f"{number}@example.com" for number in (5, 4, 3, 2, 1)]
+    assert customers_read(client)[:2] == ["new@example.com", "5@example.com"]
+
+
+def test_two_lists_side_by_side_have_pages_of_their_own(account: StripeAccount, client: stripe.StripeClient) -> None:
+    for number in range(4):
+        account.create_customer(f"{number}@example.com")
+    with account.fail_page("/v1/customers", 2, 500) as second:
+        one = client.v1.customers.list({"limit": 2})
+        client.v1.customers.list({"limit": 2, "created": {"lt": NOW + 1}})
+        assert second.reached == 0
+        with pytest.raises(stripe.APIError):
+            client.v1.customers.list({"limit": 2, "starting_after": one.data[-1].id})
+
+
+def test_of_what_is_unheard_no_event_tells(account: StripeAccount, price: str) -> None:
+    told = len(account.events)
+    with account.unheard(NOW - 1000):
+        session = account.checkout("ann@example.com", price)
+        account.change_quantity(session["subscription"], 5)
+    assert len(account.events) == told
+    subscription = account.get("subscription", session["subscription"])
+    assert (subscription["created"], subscription["items"]["data"][0]["quantity"]) == (NOW - 1000, 5)
+    with pytest.raises(ApiError), account.unheard(NOW - 1000):
+        account.cancel("sub_none")
+    account.change_quantity(session["subscription"], 6)
+    assert account.events[-1]["created"] == NOW
+    assert account.events[-1]["data"]["previous_attributes"]["items"]["data"][0]["quantity"] == 5
+
+
+def test_lists_are_newest_first_whenever_an_object_was_made(
+    account: StripeAccount, client: stripe.StripeClient
+) -> None:
+    account.create_customer("today@example.com")
+    with account.unheard(NOW - 1000):
+        account.create_customer("before@example.com")
+    assert customers_read(client) == ["today@example.com", "before@example.com"]
 
 
 def test_form_encoding_knows_hashes_and_arrays() -> None:

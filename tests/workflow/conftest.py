@@ -1,4 +1,4 @@
-"""Both machines as deployed, in one process: the real definitions in moto's interpreter, the real handlers.
+"""The machines as deployed, in one process: the real definitions in moto's interpreter, the real handlers.
 
 Tables, user pool, substitutions and every function's environment come from template.yaml. Only Stripe is a fake (with
 memory), and so are the bus and the topic that changes are published to; a Lambda call is a call of the handler, and a
@@ -12,7 +12,7 @@ import threading
 import traceback
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,16 +24,15 @@ import moto.cognitoidp.models
 import pytest
 from boto3.dynamodb.types import TypeDeserializer
 from moto import mock_aws
-from moto.stepfunctions.parser.asl.component.common.error_name.error_name import ErrorName
 from moto.stepfunctions.parser.asl.component.common.retry import jitter_strategy_decl, retrier_decl
 from moto.stepfunctions.parser.asl.component.state.exec.state_task import lambda_eval_utils
-from moto.stepfunctions.parser.asl.component.state.fail import state_fail
 from moto.stepfunctions.parser.asl.component.state.wait.wait_function.wait_function import WaitFunction
 from moto.stepfunctions.parser.asl.parse.asl_parser import AmazonStateLanguageParser
 
-from gateway import events, telemetry
+from gateway import differences, events, rechecks, searches, telemetry
 from gateway.access import Item, Live, Mark, MarkKind, Purchase, Subscription
 from gateway.billing import Charged, Customer
+from gateway.differences import Differences
 from gateway.errors import BillingIncomplete
 from gateway.executions import StateMachine, execution_arn
 from gateway.ledger import DUE_SHARDS, Attempt, DuePerson, Ledger, Person, Tombstone
@@ -57,6 +56,7 @@ EMAIL = "markedmailbox@markeddomain.example"
 NEW_EMAIL = "othermailbox@markeddomain.example"
 NAME = "Markedgiven Markedfamily"
 HASH_KEY = "a key that only the gateway has"
+BAN = {"reason": "spam", "requested_by": "an operator", "at": 1}
 
 
 class Killed(BaseException):
@@ -74,6 +74,11 @@ class Clock:
 
     def time(self) -> float:
         return self.now
+
+    monotonic = time
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
 
     def utcnow(self) -> datetime:
         """As moto asks for it."""
@@ -93,8 +98,14 @@ class FakeBilling:
     charges: dict[str, Charged] = field(default_factory=dict)
     marks: dict[str, MarkKind] = field(default_factory=dict)  # as they stand now
     canceled: list[str] = field(default_factory=list)  # subscriptions, as often as it was asked for
+    sessions: list[dict[str, Any]] = field(default_factory=list)  # Checkout sessions as Stripe has them
+    happened: list[dict[str, Any]] = field(default_factory=list)  # events as Stripe has them
+    undelivered: set[str] = field(default_factory=set)  # events that some webhook endpoint has not taken
     error: Exception | None = None
     slowly: Callable[[], object] | None = None  # what happens while a charge is looked up
+    page: int = 100
+    pages: list[tuple[str, str | None]] = field(default_factory=list)  # that were asked for: list, and after whom
+    before_page: Callable[[str, int], object] | None = None  # what happens first: list, and how many pages of it before
 
     def customer(self, customer_id: str) -> Customer:
         if self.error is not None:
@@ -135,6 +146,84 @@ class FakeBilling:
         if known.pays is None or known.id not in self.marks:
             return None
         return Mark(known.id, self.marks[known.id], known.pays, known.until)
+
+    def subscriptions_made(
+        self, since: int, until: int, after: str | None
+    ) -> tuple[list[tuple[str, Subscription]], str | None]:
+        def listed() -> list[tuple[int, str, tuple[str, Subscription]]]:
+            return [
+                (each.created or 0, each.id, (customer.id, each))
+                for customer in self.customers.values()
+                for each in customer.subscriptions
+            ]
+
+        return self._page("subscriptions", listed, since, until, after)
+
+    def one_time_sessions(self, since: int, until: int, after: str | None) -> tuple[list[dict[str, Any]], str | None]:
+        def listed() -> list[tuple[int, str, dict[str, Any]]]:
+            return [(each["created"], each["id"], each) for each in self.sessions]
+
+        return self._page("sessions", listed, since, until, after)
+
+    def events(
+        self, types: Sequence[str], since: int, until: int, after: str | None, *, undelivered: bool
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        def listed() -> list[tuple[int, str, dict[str, Any]]]:
+            found = [each for each in self.happened if each["type"] in types]
+            wanted = [each for each in found if not undelivered or each["id"] in self.undelivered]
+            return [(each["created"], each["id"], each) for each in wanted]
+
+        assert len(types) <= 20
+        return self._page("undelivered" if undelivered else "events", listed, since, until, after)
+
+    def first_made_at(self, now: int, *, sessions: bool = False) -> int | None:
+        if self.error is not None:
+            raise self.error
+        made = [each.created or 0 for customer in self.customers.values() for each in customer.subscriptions]
+        if sessions:
+            made = [each["created"] for each in self.sessions]
+        first = min((each for each in made if each < now), default=None)
+        return None if first is None else first - 43_200
+
+    def _page(
+        self,
+        name: str,
+        listed: Callable[[], list[tuple[int, str, Any]]],
+        since: int,
+        until: int,
+        after: str | None,
+    ) -> tuple[list[Any], str | None]:
+        """A page of a list, latest first: what is there now and comes behind that row, as Stripe does it."""
+        if self.before_page is not None:
+            self.before_page(name, sum(each == name for each, _ in self.pages))
+        self.pages.append((name, after))
+        if self.error is not None:
+            raise self.error
+        rows = sorted(listed(), key=lambda row: row[:2], reverse=True)
+        if after is not None:
+            (last,) = [row[:2] for row in rows if row[1] == after]
+            rows = [row for row in rows if row[:2] < last]
+        rows = [row for row in rows if since <= row[0] < until]
+        page = rows[: self.page]
+        return [row[2] for row in page], page[-1][1] if len(rows) > len(page) else None
+
+    def tells(
+        self, event_id: str, event_type: str, content: Mapping[str, Any], *, taken: bool = True, **facts: Any
+    ) -> None:
+        """Stripe has an event of now; `taken`: every webhook endpoint has taken it."""
+        self.happened.append(
+            {
+                "id": event_id,
+                "object": "event",
+                "type": event_type,
+                "livemode": False,
+                "created": int(self.clock.now),
+                "data": {"object": dict(content)},
+                **facts,
+            }
+        )
+        if not taken:
+            self.undelivered.add(event_id)
 
     def charge(self, customer_id: str, *, until: int | None = None) -> str:
         """A charge that paid for the customer's subscription until that moment; its id."""
@@ -249,6 +338,16 @@ class Ended:
     cause: str | None
     path: tuple[str, ...]
     traces: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A reconciliation that has ended. `report`: its row in the ledger; `found`: sub or party -> kind."""
+
+    name: str
+    ended: Ended
+    report: Mapping[str, Any]
+    found: Mapping[str, str]
 
 
 class Cognito:
@@ -389,7 +488,8 @@ class World:
         self._table = template.resources["OrdersTable"].logical_id
         self.ledger = Ledger(clients.dynamodb, self._table)
         self.users = Users(clients.cognito, pool_id)
-        machines = [template.resources[f"{name}StateMachine"] for name in ("Fulfillment", "Offboarding")]
+        names = ("Fulfillment", "Offboarding", "Reconciliation")
+        machines = [template.resources[f"{name}StateMachine"] for name in names]
         self._substitutions: dict[str, str] = {
             name: arn
             for machine in machines
@@ -398,15 +498,17 @@ class World:
         self.lambdas = Lambdas(
             handlers, {arn: name.removesuffix("FunctionArn") for name, arn in self._substitutions.items()}
         )
-        self._machine, self._offboarding = (
+        texts = (self.definition, definition("offboarding"), definition("reconciliation"))
+        self._machine, self._offboarding, self._reconciliation = (
             clients.stepfunctions.create_state_machine(
                 name=machine.logical_id, definition=self._substituted(text), roleArn=ROLE
             )["stateMachineArn"]
-            for machine, text in zip(machines, (self.definition, definition("offboarding")), strict=True)
+            for machine, text in zip(machines, texts, strict=True)
         )
-        self._fulfillment = StateMachine(clients.stepfunctions, self._machine)
+        self.fulfillment = StateMachine(clients.stepfunctions, self._machine)
         self.offboarding = StateMachine(clients.stepfunctions, self._offboarding)
         self._events = 0
+        self._searches = 0
 
     # -------------------------------------------------------------- the machine
 
@@ -445,7 +547,7 @@ class World:
 
     def start(self, attempt: Attempt) -> str:
         """Start an execution as the webhook does; its ARN."""
-        self._fulfillment.start(attempt)
+        self.fulfillment.start(attempt)
         return execution_arn(self._machine, attempt.execution_name)
 
     def wait_for(self, execution: str) -> Ended:
@@ -511,10 +613,58 @@ class World:
         """What the ledger has of the deletion of this address's account."""
         return self.ledger.deletion(tombstone_id(email, HASH_KEY))
 
+    # -------------------------------------------------------------- a reconciliation
+
+    def search(self, **said: Any) -> "Searched":
+        """A reconciliation with this input, and all the runs that it starts, to their ends."""
+        return self.searched(self.start_search(**said))
+
+    def start_search(self, **said: Any) -> str:
+        """Start a reconciliation as the schedule does; its name."""
+        self._searches += 1
+        name = f"search_{self._searches}"
+        self._clients.stepfunctions.start_execution(
+            stateMachineArn=self._reconciliation, name=name, input=json.dumps(said)
+        )
+        return name
+
+    def searched(self, name: str) -> "Searched":
+        ended = self.wait_for(execution_arn(self._reconciliation, name))
+        self.ends()
+        rows = self.table()
+        reports = [row for row in rows if row["pk"] == "RECONCILIATION" and row["sk"].endswith(f"#{name}")]
+        (report,) = reports or [{}]
+        found = {row["sk"]: row["kind"] for row in rows if row["pk"] == f"DRIFT#{name}"}
+        return Searched(name, ended, report, found)
+
+    def governs(self) -> None:
+        """Parameter AdoptedUsers=govern."""
+        for state in ("LookupUser", "ScanUsers"):
+            self.parameter(state, "GOVERN", True)
+        for state in ("ScanUsers", "CompareShard"):
+            self._looks_through(self.handlers[state], govern=True)
+
+    def _looks_through(self, module: ModuleType, *, govern: bool) -> None:
+        """The module's Differences asks its module's adapters."""
+        asked = Differences(module.ledger, module.billing, module.users, module.differences._policy, govern=govern)
+        self._patch.setattr(module, "differences", asked)
+
+    def runs(self) -> list[str]:
+        """Whom runs were started for that no event of Stripe's asked for, once each."""
+        return sorted(row["party"] for row in self.table() if row.get("event_type") == "gateway.recheck")
+
     def table(self) -> list[dict[str, Any]]:
         """Every row of the ledger."""
         pages = self._clients.dynamodb.get_paginator("scan").paginate(TableName=self._table, ConsistentRead=True)
         return [_plain(row) for page in pages for row in page["Items"]]
+
+    def forget(self, pk: str) -> None:
+        """The ledger has lost these rows, as after a restore."""
+        for row in self.table():
+            if row["pk"] == pk:
+                self._clients.dynamodb.delete_item(
+                    TableName=self._table, Key={name: {"S": row[name]} for name in ("pk", "sk")}
+                )
 
     def calls_of(self, state: str, calls: Calls) -> Calls:
         """From now on these are the calls that the state's Lambda makes."""
@@ -524,19 +674,21 @@ class World:
                 self._patch.setattr(module, name, Ledger(_Spied(self._clients.dynamodb, calls), self._table))
             elif isinstance(adapter, Users):
                 client = _Spied(self.cognito.spied(self._clients.cognito), calls)
-                self._patch.setattr(module, name, Users(client, self.pool_id))
+                self._patch.setattr(module, name, type(adapter)(client, self.pool_id))
             elif isinstance(adapter, Notices):
                 bus = _Spied(self.bus, calls)
                 self._patch.setattr(module, name, Notices(bus, "bus", bus, "topic"))
             elif isinstance(adapter, FakeBilling | StateMachine):
                 self._patch.setattr(module, name, _Spied(adapter, calls))
+        if hasattr(module, "differences"):
+            self._looks_through(module, govern=module.differences._govern)
         return calls
 
     def ends(self) -> None:
-        """Wait for what still runs."""
-        for machine in (self._machine, self._offboarding):
-            executions = self._clients.stepfunctions.list_executions(stateMachineArn=machine)["executions"]
-            for execution in executions:
+        """Wait for what still runs, and for what that starts."""
+        for machine in (self._reconciliation, self._machine, self._offboarding):
+            pages = self._clients.stepfunctions.get_paginator("list_executions").paginate(stateMachineArn=machine)
+            for execution in [each for page in pages for each in page["executions"]]:
                 if execution["status"] == "RUNNING":
                     self.wait_for(execution["executionArn"])
 
@@ -647,12 +799,30 @@ class World:
     def disable_by_hand(self, sub: str) -> None:
         self._clients.cognito.admin_disable_user(UserPoolId=self.pool_id, Username=sub)
 
+    def ban(self, sub: str) -> None:
+        """As POST /hold does."""
+        self.ledger.hold(sub, BAN)
+        self.users.update(sub, disabled_by="operator")
+        self.users.sign_out(sub)
+        self.users.disable(sub)
+
+    def lift(self, sub: str) -> None:
+        """As POST /hold does with a user whom billing governs."""
+        user = self.users.get(sub)
+        assert user is not None
+        if user.held:
+            self.users.update(sub, disabled_by="billing")
+        elif user.disabled_by == "operator":
+            self.users.update(sub, disabled_by="")
+        self.ledger.lift(sub)
+
     def write_by_hand(self, sub: str, **attributes: str) -> None:
         pairs = [{"Name": f"custom:{name}", "Value": value} for name, value in attributes.items()]
         self._clients.cognito.admin_update_user_attributes(UserPoolId=self.pool_id, Username=sub, UserAttributes=pairs)
 
     def everybody(self) -> list[CognitoUser]:
-        found = self._clients.cognito.list_users(UserPoolId=self.pool_id)["Users"]
+        pages = self._clients.cognito.get_paginator("list_users").paginate(UserPoolId=self.pool_id)
+        found = [user for page in pages for user in page["Users"]]
         return [
             CognitoUser(attributes["sub"], user["Enabled"], attributes)
             for user in found
@@ -745,10 +915,6 @@ def bought_before_the_deletion(world: World) -> None:
 # ------------------------------------------------------------------ fixtures
 
 
-class _AnyErrorName(ErrorName):
-    """The name of an error that a Fail state reports."""
-
-
 @pytest.fixture(scope="session")
 def template() -> Template:
     """template.yaml with its defaults, every resource under its logical id."""
@@ -821,8 +987,6 @@ def world(
     monkeypatch.setattr(AmazonStateLanguageParser, "parse", parse)
     # Reading moto's signing key takes 0.1 s, and nobody signs in here.
     monkeypatch.setattr(moto.cognitoidp.models.jwk.RSAKey, "import_key", lambda key: key)
-    # The language forbids to make up a name such as States.Timeout; moto refuses to pass a real one on, too.
-    monkeypatch.setattr(state_fail, "CustomErrorName", _AnyErrorName)
     with mock_aws(config={"stepfunctions": {"execute_state_machine": True}}):
         table = template.resolve(template.resources["OrdersTable"].properties)
         kept = ("AttributeDefinitions", "BillingMode", "GlobalSecondaryIndexes", "KeySchema")
@@ -848,15 +1012,21 @@ def world(
         for module in handlers.values():
             monkeypatch.setattr(module, "time", world.clock, raising=False)
             if hasattr(module, "users"):
-                monkeypatch.setattr(module, "users", Users(cognito.spied(module.users._client), pool_id))
+                users = type(module.users)(cognito.spied(module.users._client), pool_id)
+                monkeypatch.setattr(module, "users", users)
             if hasattr(module, "billing"):
                 monkeypatch.setattr(module, "billing", world.billing)
             if hasattr(module, "notices"):
                 monkeypatch.setattr(module, "notices", Notices(world.bus, "bus", world.bus, "topic"))
             if hasattr(module, "hash_key"):
                 monkeypatch.setattr(module, "hash_key", SimpleNamespace(text=lambda: HASH_KEY))
-            if hasattr(module, "offboarding"):
-                monkeypatch.setattr(module, "offboarding", world.offboarding)
+            for name in ("offboarding", "fulfillment"):
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, getattr(world, name))
+            if hasattr(module, "differences"):
+                world._looks_through(module, govern=False)
+        for shared in (differences, rechecks, searches):
+            monkeypatch.setattr(shared, "time", world.clock)
         monkeypatch.setattr(moto.cognitoidp.models, "utcnow", world.clock.utcnow)
         monkeypatch.setattr(moto_fixes, "utcnow", world.clock.utcnow)
         monkeypatch.setattr(moto_fixes, "mail", moto_fixes.Mail())

@@ -108,6 +108,17 @@ def _banned_by_hand(world: World) -> None:
     world.disable_by_hand(world.add_payer())
 
 
+def _enabled_by_hand_in_spite_of_a_ban(world: World) -> None:
+    sub = world.add_payer()
+    world.ban(sub)
+    world.users.enable(sub)
+
+
+def _does_not_pay_and_is_enabled_in_spite_of_a_ban(world: World) -> None:
+    _enabled_by_hand_in_spite_of_a_ban(world)
+    world.billing.change_status("cus_first", "canceled")
+
+
 def _is_left_alone_and_was_disabled(world: World) -> None:
     world.ledger.set_live(world.add_lapsed(), Live(True, 3), 1)
     world.billing.subscribe("cus_first", 3, status="frozen_by_martians")
@@ -124,34 +135,36 @@ def _the_authorizer_has_another_limit(world: World) -> None:
 # Position in DecideAccess (its length: Default) -> what leads there.
 BRANCHES: list[tuple[int, Callable[[World], object]]] = [
     (0, bought_before_the_deletion),
-    (1, _comped_by_hand),
-    (1, _banned_by_hand),
-    (1, _is_left_alone_and_was_disabled),
-    (1, _deleted_by_hand),
-    (2, _nothing_known),
-    (2, _event_after_the_deletion),
-    (3, _comped),
-    (3, _held),
-    (3, _comped_long_ago),
-    (4, first_purchase),
-    (5, _never_paid),
-    (6, _pays_with_the_email_of_a_strangers_user),
-    (6, _stopped_before_the_link),
-    (7, recovery),
-    (7, _was_not_enabled_to_the_end),
-    (8, lapse),
-    (8, _was_not_disabled_to_the_end),
-    (9, upgrade),
-    (9, _pays_late),
-    (9, _has_no_limit_yet),
-    (10, unknown_to_the_authorizer),
-    (10, _the_authorizer_has_another_limit),
-    (11, invitation_expired),
-    (11, _mail_did_not_leave),
-    (12, new_address),
-    (13, World.add_payer),
-    (13, _lapsed_long_ago),
-    (13, _has_another_address_that_nobody_follows),
+    (1, _enabled_by_hand_in_spite_of_a_ban),
+    (1, _does_not_pay_and_is_enabled_in_spite_of_a_ban),
+    (2, _comped_by_hand),
+    (2, _banned_by_hand),
+    (2, _is_left_alone_and_was_disabled),
+    (2, _deleted_by_hand),
+    (3, _nothing_known),
+    (3, _event_after_the_deletion),
+    (4, _comped),
+    (4, _held),
+    (4, _comped_long_ago),
+    (5, first_purchase),
+    (6, _never_paid),
+    (7, _pays_with_the_email_of_a_strangers_user),
+    (7, _stopped_before_the_link),
+    (8, recovery),
+    (8, _was_not_enabled_to_the_end),
+    (9, lapse),
+    (9, _was_not_disabled_to_the_end),
+    (10, upgrade),
+    (10, _pays_late),
+    (10, _has_no_limit_yet),
+    (11, unknown_to_the_authorizer),
+    (11, _the_authorizer_has_another_limit),
+    (12, invitation_expired),
+    (12, _mail_did_not_leave),
+    (13, new_address),
+    (14, World.add_payer),
+    (14, _lapsed_long_ago),
+    (14, _has_another_address_that_nobody_follows),
 ]
 
 

@@ -100,6 +100,24 @@ def hold_the_row(world: World) -> None:
     world.people["sub-0"] = replace(world.people["sub-0"], held={}, live=Live())
 
 
+def lift(world: World) -> None:
+    """POST /hold with false, under the lease: as functions/hold_user.py lifts."""
+    email, user = world.users["sub-0"]
+    said = {"disabled_by": "billing"} if not user.enabled else {"disabled_by": ""}
+    world.users["sub-0"] = (email, replace(user, **said))
+    world.people["sub-0"] = replace(world.people["sub-0"], held=None)
+
+
+def banned_and_enabled(disabled_by: str) -> World:
+    """Banned by an operator, and enabled by somebody in the console."""
+    user = replace(ENABLED, disabled_by=disabled_by)
+    world = with_user("active", 3, user)
+    world.people["sub-0"] = replace(
+        world.people["sub-0"], held={}, live=Live(), told={**shape(user.facts()), "enabled": False}
+    )
+    return world
+
+
 def is_held(world: World) -> bool:
     return is_banned(world) and world.people["sub-0"].held is not None
 
@@ -152,6 +170,15 @@ BANNED = Scenario(
     under_lease=True,
     by_hand=True,
 )
+LIFTED = Scenario(
+    "banned and enabled by hand, then the ban is lifted",
+    lambda: banned_and_enabled(""),
+    "cus_1",
+    "cus_1",
+    lift,
+    has(3),
+    under_lease=True,
+)
 BOUGHT = Scenario("one purchase, two events", no_user, "cus_1", "cus_1", nothing, has(3, mails=1))
 REFUNDED = Scenario(
     "raised, then refunded", lambda: with_user("active", 5, ENABLED), "cus_1", CHARGE, refund, has_nothing
@@ -170,6 +197,32 @@ SCENARIOS = [
         "raised, then held", lambda: with_user("active", 5, ENABLED), "cus_1", "cus_1", hold, is_held, under_lease=True
     ),
     HALF_HELD,
+    LIFTED,
+    Scenario(
+        "banned, enabled by hand and signed by nobody else, then the ban is lifted",
+        lambda: banned_and_enabled("operator"),
+        "cus_1",
+        "cus_1",
+        lift,
+        has(3),
+        under_lease=True,
+    ),
+    Scenario(
+        "banned and enabled by hand, twice looked at",
+        lambda: banned_and_enabled(""),
+        "cus_1",
+        "cus_1",
+        nothing,
+        is_held,
+    ),
+    Scenario(
+        "banned and enabled by hand, then canceled",
+        lambda: banned_and_enabled(""),
+        "cus_1",
+        "cus_1",
+        cancel,
+        is_held,
+    ),
     Scenario("raised twice", lambda: with_user("active", 4, ENABLED), "cus_1", "cus_1", raise_to_five, has(5)),
     BOUGHT,
     Scenario("two customers, one address", no_user, "cus_1", "cus_2", return_as_new_customer, has(5, mails=1)),
@@ -558,3 +611,11 @@ def test_without_asking_for_a_ban_a_run_lets_in_who_is_banned_by_half(
 ) -> None:
     monkeypatch.setattr(handlers["LookupUser"], "live", lambda *facts, banned: live(*facts, banned=False))
     assert explore(HALF_HELD, handlers, until_wrong=True).wrong, "the exploration cannot see a ban that is undone"
+
+
+def test_without_asking_again_under_the_lease_a_ban_that_was_lifted_is_renewed(
+    handlers: Handlers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The payer would be disabled in an operator's name, which only an operator ever undoes."""
+    monkeypatch.setattr(handlers["DisableUser"], "_banned", lambda sub: True)
+    assert explore(LIFTED, handlers, until_wrong=True).wrong, "the exploration cannot see a ban that is renewed"

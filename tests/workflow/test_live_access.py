@@ -3,9 +3,7 @@
 import pytest
 
 from gateway.access import Live
-from tests.workflow.conftest import World
-
-BAN = {"reason": "spam", "requested_by": "an operator", "at": 1}
+from tests.workflow.conftest import BAN, World
 
 
 def test_follows_a_customer_through_their_life(world: World) -> None:
@@ -80,16 +78,45 @@ def test_comes_back_when_that_ban_is_lifted_by_hand(world: World) -> None:
 
 @pytest.mark.parametrize("dapps", [3, 5])
 def test_does_not_come_back_by_a_run_as_long_as_an_operator_holds_them(world: World, dapps: int) -> None:
-    """The ban was not finished, so Cognito does not know of it."""
-    world.ledger.hold(world.add_payer(), BAN)
+    """The ban was not finished, so Cognito does not know of it until the next run."""
+    sub = world.add_payer()
+    world.ledger.hold(sub, BAN)
     world.billing.subscribe("cus_first", dapps)
     order = world.receive()
     world.run(order)
     assert world.person().live == Live()
+    assert (world.user().enabled, world.user().disabled_by, world.user().limit) == (False, "operator", "3")
     assert world.order(order.event_id)["outcome"] == "held"
-    world.ledger.lift(world.user().sub)
+    world.lift(sub)
     world.happens()
     assert world.person().live == Live(True, dapps)
+    assert (world.user().enabled, world.user().disabled_by) == (True, "")
+
+
+@pytest.mark.parametrize("status", ["active", "canceled", "frozen_by_martians"])
+def test_of_a_banned_user_does_not_come_back_when_somebody_enables_them(world: World, status: str) -> None:
+    sub = world.add_payer()
+    world.ban(sub)
+    world.users.enable(sub)
+    world.write_by_hand(sub, disabled_by="")
+    world.billing.change_status("cus_first", status)
+    order = world.receive()
+    world.run(order)
+    assert (world.user().enabled, world.user().disabled_by, world.user().limit) == (False, "operator", "3")
+    assert (world.person().live, world.order(order.event_id)["outcome"]) == (Live(), "held")
+    assert world.cognito.calls.count("admin_user_global_sign_out") == 1
+
+
+def test_comes_back_when_a_ban_is_lifted_before_a_run_renews_it(world: World) -> None:
+    """The run has seen the banned user enabled when the operator lifts the ban."""
+    sub = world.add_payer()
+    world.ban(sub)
+    world.users.enable(sub)
+    world.write_by_hand(sub, disabled_by="")
+    world.meanwhile("DisableUser", lambda: world.lift(sub))
+    ended = world.happens()
+    assert ended.path.count("DisableUser") == 1
+    assert (world.user().enabled, world.user().disabled_by, world.person().live) == (True, "", Live(True, 3))
 
 
 def test_of_a_comped_user_follows_cognito(world: World) -> None:
