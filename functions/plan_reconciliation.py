@@ -18,7 +18,7 @@ from gateway import aws
 from gateway.billing import billing_with
 from gateway.bought import customer_of
 from gateway.drift import EVENTS_LAST
-from gateway.errors import SearchInvalid
+from gateway.errors import BillingIncomplete, SearchInvalid
 from gateway.ledger import Ledger
 from gateway.secret import Secret
 from gateway.settings import required, whole_number
@@ -30,6 +30,7 @@ WINDOW = whole_number("EVENTS_WINDOW_HOURS") * 3600
 OVERLAP = 3600  # Stripe lists an event a moment after its `created`; a search before may have been too early for one
 SHARDS = 40  # of Stripe's list: enough that a killed one costs little, few enough for one state's data
 SEGMENTS = 8  # of the ledger
+WITNESSES = 3  # customers who are asked for; a single one may have been deleted with test data
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
@@ -39,9 +40,7 @@ billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API
 def handler(search: Search) -> dict[str, Any]:
     now = int(time.time())
     find, dry_run, backfill = _find(search.state), _said(search.state, "dry_run"), _said(search.state, "backfill")
-    customer = ledger.some_subscriber()
-    if customer is not None:  # of another account, or of none, the key would tell us that nobody pays
-        customer_of(ledger.party(customer), billing)
+    _require_known_account()
     known_until = ledger.events_known_until()
     events_from = (now - WINDOW if known_until is None else known_until) - OVERLAP
     shard = {"id": search.id, "started": now, "dry_run": dry_run, "backfill": backfill}
@@ -57,6 +56,20 @@ def handler(search: Search) -> dict[str, Any]:
         "max_disabled_percent": _number(search.state, "max_disabled_percent", MAX_DISABLED_PERCENT),
         "shards": [{**shard, **part} for part in _parts(now, backfill=backfill)],
     }
+
+
+def _require_known_account() -> None:
+    """BillingIncomplete when Stripe knows none of some customers of the ledger: the key is of another account, or shows
+    too little, and would tell us that nobody pays."""
+    unknown = None
+    for customer in ledger.some_subscribers(WITNESSES):
+        try:
+            customer_of(ledger.party(customer), billing)
+            return
+        except BillingIncomplete as error:
+            unknown = error
+    if unknown is not None:
+        raise unknown
 
 
 def _parts(now: int, *, backfill: bool) -> list[dict[str, Any]]:

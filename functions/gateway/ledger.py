@@ -946,15 +946,15 @@ class Ledger:
         rows, last = self._scanned("PERSON", after, Segment=segment, TotalSegments=of)
         return [_person(row) for row in rows], last
 
-    def some_subscriber(self) -> str | None:
-        """Any customer who had a subscription; None when the first pages of the ledger name none."""
+    def some_subscribers(self, most: int) -> list[str]:
+        """Any customers who had a subscription, so many at most; none when the first pages of the ledger name none."""
         after: dict[str, str] | None = None
         for _ in range(_PAGES):
             rows, after = self._scanned("PARTY", after)
-            found = next((row["pk"].removeprefix("PARTY#") for row in rows if row.get("subscribed")), None)
-            if found is not None or after is None:
-                return found
-        return None
+            found = [row["pk"].removeprefix("PARTY#") for row in rows if row.get("subscribed")]
+            if found or after is None:
+                return found[:most]
+        return []
 
     def _scanned(
         self, kind: str, after: Mapping[str, str] | None, **more: Any

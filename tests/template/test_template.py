@@ -32,8 +32,9 @@ OURS = {
     "custom:disabled_by",
 }
 OUTPUTS = {"WebhookUrl", "OperatorApi", "OperatorApiArn", "UserPoolId", "UserPoolClientId", "StateMachineArn"}
-OUTPUTS |= {"OffboardingStateMachineArn", "ReconciliationStateMachineArn", "OrdersTable", "DappsUrl"}
+OUTPUTS |= {"AlarmTopicArn", "OffboardingStateMachineArn", "ReconciliationStateMachineArn", "OrdersTable", "DappsUrl"}
 FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddClaimsFunction"}
+NAMESPACE, SERVICE = "StripeCognitoGateway", [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
 WEBHOOK = ("POST", "/create")
 OPERATORS = {("POST", "/read"), ("POST", "/update"), ("POST", "/delete"), ("POST", "/hold")}
 USERS = {("POST", "/dapps"), ("GET", "/dapps"), ("DELETE", "/dapps/{id}")}
@@ -313,6 +314,24 @@ def nobody_writes_their_own_limit(app: Application) -> list[str]:
     return problems
 
 
+# ------------------------------------------------------------------ alarms
+
+
+def alarms_watch_what_is_counted(app: Application) -> list[str]:
+    """An alarm on a name that nothing counts never rings."""
+    problems = []
+    for name, alarm in app.resources("AWS::CloudWatch::Alarm").items():
+        if f'metrics.add_metric("{alarm.get("MetricName")}"' not in "".join(app.sources.values()):
+            problems.append(f"{name} watches {alarm.get('MetricName')}, which nothing counts")
+        if (alarm.get("Namespace"), alarm.get("Dimensions")) != (NAMESPACE, SERVICE):
+            problems.append(f"{name} watches another place")
+        if alarm.get("AlarmActions") != [{"Ref": "AlarmTopic"}]:
+            problems.append(f"{name} tells nobody")
+        if not alarm.get("AlarmDescription"):
+            problems.append(f"{name} does not say what to do")
+    return problems
+
+
 # ------------------------------------------------------------------ the way in and out
 
 
@@ -571,6 +590,10 @@ def _machine(name: str, **changes: Any) -> Break:
     return lambda app: app.resources("AWS::StepFunctions::StateMachine")[name].update(changes)
 
 
+def _alarm(**changes: Any) -> Break:
+    return lambda app: app.resources("AWS::CloudWatch::Alarm")["NotReconciledAlarm"].update(changes)
+
+
 def _shards(number: int, **changes: Any) -> Break:
     policy = SHARDS[0]
     return lambda app: app.resources("AWS::IAM::Policy")[policy]["PolicyDocument"]["Statement"][number].update(changes)
@@ -626,6 +649,16 @@ BROKEN: list[tuple[Rule, Break]] = [
         _machine("OffboardingStateMachine", DefinitionS3Location={"Key": "statemachine/fulfillment.asl.json"}),
     ),
     (machines_are_made_alike, _machine("OffboardingStateMachine", StateMachineType="EXPRESS")),
+    *(
+        (alarms_watch_what_is_counted, _alarm(**changes))
+        for changes in (
+            {"MetricName": "Reconciledd"},
+            {"Namespace": "Other"},
+            {"Dimensions": []},
+            {"AlarmActions": []},
+            {"AlarmDescription": ""},
+        )
+    ),
     (machines_are_made_alike, _lacking("OffboardingStateMachine", "TracingConfiguration")),
     (machines_are_made_alike, _lacking("OffboardingStateMachine", "LoggingConfiguration")),
     *(
