@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench import report
 from tests.bench.measure import Table
 
-BENCHES = ("webhook", "functions", "authorizer", "costs", "throughput", "load", "renewals")
+BENCHES = ("webhook", "functions", "authorizer", "costs", "throughput", "load", "renewals", "reconciliation")
 REPOSITORY = Path(__file__).parents[2]
 
 

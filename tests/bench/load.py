@@ -48,6 +48,7 @@ PARAMETERS = {"RetryAfterSeconds": "3600"}
 """Only what is made due is run again, so that no more than OPEN are."""
 RETRY_SCALE = 0.1
 """Shorter, and a person's lease is asked for more often than a busy machine can answer."""
+RUN_DUE = "RunDueFunctionEveryFiveMinutes"
 ROUNDS = 60
 """Calls of RunDue at most; each runs up to OPEN orders again."""
 
@@ -308,7 +309,7 @@ def _run_what_is_open(gateway: "Gateway") -> int:
         now = int(time.time())
         for row in waiting[:OPEN]:
             gateway.set_order(row["event_id"], due_at=now, attempt_at=now - 15 * 60)
-        gateway.stack.run_schedules()  # may be throttled itself: the next call goes on
+        gateway.stack.run_schedules(RUN_DUE)  # may be throttled itself: the next call goes on
     return ROUNDS
 
 

@@ -44,6 +44,8 @@ PASSWORD = "Correct-Horse-7-Battery"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:payment-status"
 BUS = "company"
 """A topic and a bus beside the default one, for whoever deploys with them."""
+RUN_DUE = "RunDueFunctionEveryFiveMinutes"
+"""The schedule that runs what is due."""
 PRICES = {"price_by_id": 2, "seats-monthly": 3, "sku_seat": 4}
 
 _BUILT = Path(os.environ["E2E_BUILT"]).absolute() if "E2E_BUILT" in os.environ else None
@@ -243,10 +245,10 @@ class Gateway:
         self.stack.wait_idle(60)
         return {"customer": customer, "subscription": subscription["id"]}
 
-    def settle(self) -> None:
+    def settle(self, seconds: float = 60) -> None:
         """Wait until Stripe has delivered all its events and every execution has ended."""
-        assert self.stripe.wait_delivered(60)
-        self.stack.wait_idle(60)
+        assert self.stripe.wait_delivered(seconds)
+        self.stack.wait_idle(seconds)
 
     # ------------------------------------------------------------------ the way in
 
@@ -458,19 +460,16 @@ class Gateway:
         """Run RunDue once, and what it starts. Never twice in one second: it is called every five minutes."""
         until(lambda: int(time.time()) > self._due_at)
         self._due_at = int(time.time())
-        self._run_schedule("RunDueFunctionEveryFiveMinutes")
-
-    def _run_schedule(self, name: str) -> None:
-        ran = self.stack.run_schedules(name)
-        assert ran[name].error is None, ran[name].error
+        _, error = self.stack.run_schedules(RUN_DUE)[RUN_DUE]
+        assert error is None, error
         self.settle()
 
-    def reconcile(self, **asked: Any) -> Execution:
-        """Run the reconciliation machine with this input, and all the runs that it starts."""
+    def reconcile(self, *, seconds: float = 60, **asked: Any) -> Execution:
+        """Run the reconciliation machine with this input, and all the runs that it starts, within so many seconds."""
         started = self.stack.client("stepfunctions").start_execution(
             stateMachineArn=self.stack.template.outputs()["ReconciliationStateMachineArn"], input=json.dumps(asked)
         )
-        self.settle()
+        self.settle(seconds)
         (found,) = (each for each in self.stack.executions() if each.arn == started["executionArn"])
         return found
 

@@ -235,7 +235,7 @@ def test_when_run_due_cannot_start_the_next_call_goes_on(gateway: Gateway) -> No
     due_at = fail(gateway, event)["due_at"]
     until(lambda: time.time() >= due_at)
     gateway.stack.faults.add("states", "ThrottlingException", function="RunDueFunction", count=2)
-    ((_, error),) = gateway.stack.run_schedules().values()
+    _, error = gateway.stack.run_schedules(RUN_DUE)[RUN_DUE]
     assert error is not None
     assert error["errorType"] == "StartThrottled"
     order = gateway.order(event["id"])

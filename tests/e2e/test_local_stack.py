@@ -22,8 +22,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from moto.cognitoidp.models import cognitoidp_backends
-from moto.dynamodb.models import dynamodb_backends
 from moto.dynamodb.models.dynamo_type import Item
+from moto.dynamodb.models.table import Table
 from moto.stepfunctions.parser.backend.execution_worker import ExecutionWorker
 from werkzeug.test import Client
 
@@ -1247,10 +1247,12 @@ class TestStorage:
                 break
             request["ExclusiveStartKey"] = answer["LastEvaluatedKey"]
             last = answer["LastEvaluatedKey"]["pk"]
-            client.delete_item(TableName=table, Key={"pk": last})
             self.write_rows(stack, ["live-0", f"{last['S']}-new"])
-            client.put_item(TableName=table, Item={"pk": last})
-        assert [name for name in found if name in names] == names
+            for name in (last["S"], names[-1]):
+                client.delete_item(TableName=table, Key={"pk": {"S": name}})
+                client.put_item(TableName=table, Item={"pk": {"S": name}})
+            client.delete_item(TableName=table, Key={"pk": {"S": names[-2]}})
+        assert [name for name in found if name in names] == [*names[:-2], names[-1]]
         assert len(found) == len(set(found))
 
     def test_a_batch_writes_25_rows_and_each_once(self, stack: LocalStack) -> None:
@@ -1268,57 +1270,33 @@ class TestStorage:
             put["PutRequest"]["Item"]["pk"]["S"] for put in puts[:25]
         )
 
-    def test_batches_and_queries_at_once_do_no_harm(self, stack: LocalStack) -> None:
+    @pytest.mark.parametrize("operation", ["batch_get_item", "batch_write_item"])
+    def test_what_a_batch_reads_and_writes_is_consistent(
+        self, stack: LocalStack, monkeypatch: pytest.MonkeyPatch, operation: str
+    ) -> None:
+        alone: list[bool] = []
+        for name in ("get_item", "put_item"):
+            method = getattr(Table, name)
+
+            def watched(*args: Any, method: Any = method, **more: Any) -> Any:
+                alone.append(moto_fixes._table_lock._is_owned())
+                return method(*args, **more)
+
+            monkeypatch.setattr(Table, name, watched)
+        row = {"pk": {"S": "alone"}}
+        what = {"batch_get_item": {"Keys": [row]}, "batch_write_item": [{"PutRequest": {"Item": row}}]}
+        getattr(stack.client("dynamodb"), operation)(RequestItems={stack.orders_table: what[operation]})
+        assert alone
+        assert all(alone)
+
+    def test_a_transaction_that_fails_leaves_no_new_row(self, stack: LocalStack) -> None:
         client, table = stack.client("dynamodb"), stack.orders_table
-        made = dynamodb_backends[stack.account_id][stack.region].create_table(
-            "pairs",
-            schema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
-            attr=[{"AttributeName": name, "AttributeType": "S"} for name in ("pk", "sk")],
-            global_indexes=[
-                {
-                    "IndexName": "other",
-                    "KeySchema": [{"AttributeName": "sk", "KeyType": "HASH"}],
-                    "Projection": {"ProjectionType": "ALL"},
-                }
-            ],
-            throughput={},
-            indexes=[],
-            streams=None,
-            billing_mode="PAY_PER_REQUEST",
-            sse_specification=None,
-            tags=[],
-            deletion_protection_enabled=False,
-            warm_throughput=None,
-        )
-        assert made.name != table
-        over = threading.Event()
-        errors: list[ClientError] = []
-
-        def ask() -> None:
-            """In moto a read adds an empty row."""
-            number = 0
-            while not over.is_set():
-                number += 1
-                keys = [{"pk": {"S": f"{number}-{each}"}, "sk": {"S": "none"}} for each in range(100)]
-                client.batch_get_item(RequestItems={"pairs": {"Keys": keys}})
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        try:
-            for _ in range(60):
-                try:
-                    client.query(
-                        TableName="pairs",
-                        IndexName="other",
-                        KeyConditionExpression="sk = :sk",
-                        ExpressionAttributeValues={":sk": {"S": "some"}},
-                    )
-                except ClientError as error:
-                    errors.append(error)
-        finally:
-            over.set()
-            asking.join()
-        assert errors == []
+        key, missing = {"pk": {"S": "never"}}, {"pk": {"S": "missing"}}
+        check = {"TableName": table, "Key": missing, "ConditionExpression": "attribute_exists(pk)"}
+        put = {"TableName": table, "Item": key}
+        with pytest.raises(ClientError, match="TransactionCanceled"):
+            client.transact_write_items(TransactItems=[{"Put": put}, {"ConditionCheck": check}])
+        assert "Item" not in client.get_item(TableName=table, Key=key)
 
     def test_secrets_are_random_until_set(self, stack: LocalStack) -> None:
         def read() -> str:

@@ -1013,7 +1013,6 @@ def query(original: Any, table: Any, hash_key: Any, *args: Any, **more: Any) -> 
         several = ((rows,) if table.range_key_attr is None else rows.values() for rows in table.items.values())
         found = ((row, row.attrs.get(key)) for some in several for row in some)
         rows = [row for row, value in found if value is not None and value.value == hash_key.value]
-        rows.sort(key=lambda row: (row.hash_key, row.range_key) if row.range_key else (row.hash_key,))
     elif table.range_key_attr and args[6] is None:
         rows = list(table.items[hash_key].values()) if hash_key in table.items else []
     else:

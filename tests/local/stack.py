@@ -424,6 +424,10 @@ class LocalStack:
         if before:
             self._permissions.calls, self._permissions.denied = before.calls, before.denied
 
+    def peak_memory(self, logical_id: str) -> int:
+        """The most that a function's processes have used, in bytes."""
+        return self._functions.peak_memory(self.template.physical[logical_id].ref)
+
     def run_schedules(self, *names: str) -> dict[str, Invocation]:
         """Runs each schedule that is enabled once, now, or only those named; the results by their logical ids.
 

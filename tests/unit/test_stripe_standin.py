@@ -939,14 +939,16 @@ def test_a_list_changes_between_two_pages(account: StripeAccount, client: stripe
 
 
 def test_two_lists_side_by_side_have_pages_of_their_own(account: StripeAccount, client: stripe.StripeClient) -> None:
-    for number in range(4):
+    for number in range(6):
         account.create_customer(f"{number}@example.com")
-    with account.fail_page("/v1/customers", 2, 500) as second:
-        one = client.v1.customers.list({"limit": 2})
-        client.v1.customers.list({"limit": 2, "created": {"lt": NOW + 1}})
-        assert second.reached == 0
+    listed = client.v1.customers.list
+    with account.fail_page("/v1/customers", 3, 500) as third:
+        one = listed({"limit": 2})
+        one = listed({"limit": 2, "starting_after": one.data[-1].id})
+        listed({"limit": 2, "created": {"lt": NOW + 1}})
+        assert third.reached == 0
         with pytest.raises(stripe.APIError):
-            client.v1.customers.list({"limit": 2, "starting_after": one.data[-1].id})
+            listed({"limit": 2, "starting_after": one.data[-1].id})
 
 
 def test_of_what_is_unheard_no_event_tells(account: StripeAccount, price: str) -> None:
