@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.e2e.conftest import API_KEY, Gateway, Json, until
+from tests.e2e.conftest import API_KEY, RUN_DUE, Gateway, Json, until
 
 SUBSCRIPTIONS = "/v1/subscriptions"
 DAY = 86_400

@@ -26,6 +26,7 @@ from gateway.access import (
     Subscription,
     Target,
     User,
+    banned_target,
     bought_since,
     decide,
     invitation_due,
@@ -826,6 +827,14 @@ class TestTarget:
         self, access: Access, before: Before | None, expected: Target
     ) -> None:
         assert target(access, before) == expected
+
+    @pytest.mark.parametrize("enabled", [True, False])
+    @pytest.mark.parametrize(("limit", "status"), [(7, "ACTIVE"), (0, "CANCELLED"), (-1, "")])
+    def test_of_a_banned_user_is_disabled_and_otherwise_as_they_are(
+        self, enabled: bool, limit: int, status: str
+    ) -> None:
+        user = User(True, enabled=enabled, dapp_limit=limit, payment_status=status)
+        assert banned_target(user) == Target(False, limit, status)
 
 
 class TestLive:

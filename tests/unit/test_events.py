@@ -22,6 +22,7 @@ from gateway.errors import UnreadableEnvelope, UnusableEvent
 from gateway.events import (
     HANDLED_TYPES,
     PAYMENTS,
+    SOUGHT_TYPES,
     Envelope,
     Mark,
     MarkKind,
@@ -330,6 +331,11 @@ class TestTypes:
 
     def test_that_we_handle_start_a_run_or_are_a_notice(self) -> None:
         assert sorted(HANDLED_TYPES) == sorted([*READ, *NOTICES, *MAPPING])
+
+    def test_that_a_search_asks_for_start_a_run_or_change_a_mapping(self) -> None:
+        """What only tells somebody something is not told late."""
+        assert sorted(SOUGHT_TYPES) == sorted([*READ, *MAPPING])
+        assert set(NOTICES) == HANDLED_TYPES - SOUGHT_TYPES
 
     def test_of_payments_mean_that_money_came_in(self) -> None:
         assert sorted(PAYMENTS) == [

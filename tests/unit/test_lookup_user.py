@@ -39,6 +39,7 @@ class TestUser:
             "target": {"enabled": True, "dapp_limit": 5, "payment_status": "ACTIVE"},
             "live": {"sub": None, "active": False, "dapp_limit": 0},
             "live_target": {"active": False, "dapp_limit": 0},
+            "unbanned": False,
             "invite": False,
             "rename": False,
         }
@@ -167,6 +168,85 @@ class TestAdopted:
     ) -> None:
         found = look(GOVERN=govern, access={"wanted": wanted})["target"]
         assert found == (target if wanted or not govern else {**target, "dapp_limit": 0})
+
+
+class TestBanned:
+    """By an operator, as the ledger has it: how the user should look is disabled, and otherwise as they are."""
+
+    HELD: Json = {"reason": "spam", "requested_by": "jo", "at": 1}
+    DISABLED: Json = {"enabled": False, "dapp_limit": 5, "payment_status": "ACTIVE"}
+
+    @pytest.fixture
+    def sub(self, steps: Steps) -> str:
+        """A buyer who was banned in the ledger."""
+        sub = str(steps.buyer().sub)
+        steps.ledger.hold(sub, self.HELD)
+        return sub
+
+    def disable(self, steps: Steps, sub: str) -> None:
+        steps.users.update(sub, disabled_by="operator")
+        steps.users.disable(sub)
+
+    @pytest.mark.parametrize("wanted", [True, False, None])
+    @pytest.mark.parametrize("enabled", [True, False])
+    def test_users_should_stay_as_they_are_but_disabled(
+        self, steps: Steps, look: Lookup, sub: str, enabled: bool, wanted: bool | None
+    ) -> None:
+        """Whatever they pay, and whoever has enabled them by hand."""
+        if not enabled:
+            self.disable(steps, sub)
+        found = look(access={"wanted": wanted, "dapp_limit": 9, "status": "LAPSED"})
+        assert (found["target"], found["unbanned"]) == (self.DISABLED, enabled)
+        assert found["live_target"] == {"active": False, "dapp_limit": 0}
+
+    def test_users_without_a_limit_should_get_none(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.users.update(sub, dapp_limit=-1, payment_status="")
+        assert look()["target"] == {"enabled": False, "dapp_limit": -1, "payment_status": ""}
+
+    @pytest.mark.parametrize("govern", [True, False])
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_users_who_were_adopted_should_be_disabled_as_well(
+        self, steps: Steps, look: Lookup, sub: str, wanted: bool, govern: bool
+    ) -> None:
+        """Billing would leave them enabled, with what they had."""
+        before = {"enabled": True, "dapp_limit": 7, "payment_status": "VIP"}
+        steps.write(sub, **{"custom:payment_provider": ""})
+        steps.ledger.link(["cus_1"], sub, replacing=None, before=before)
+        found = look(GOVERN=govern, access={"wanted": wanted})
+        assert (found["target"], found["unbanned"]) == (self.DISABLED, True)
+        assert found["live_target"] == {"active": False, "dapp_limit": 0}
+
+    def test_users_who_are_comped_should_be_disabled_as_well(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.write(sub, **{"custom:payment_provider": "ADMIN", "custom:num_dapps": "40"})
+        found = look()
+        assert (found["target"], found["unbanned"]) == ({**self.DISABLED, "dapp_limit": 40}, True)
+        assert found["live_target"] == {"active": False, "dapp_limit": 0}
+
+    def test_in_cognito_alone_is_no_ban_that_was_undone(self, steps: Steps, look: Lookup) -> None:
+        """An operator disabled them by hand; enabling them again is the end of it."""
+        sub = str(steps.buyer().sub)
+        self.disable(steps, sub)
+        assert look()["unbanned"] is False
+        steps.users.enable(sub)
+        assert look()["unbanned"] is False
+
+    def test_no_more_is_nothing(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.ledger.lift(sub)
+        found = look()
+        assert (found["target"]["enabled"], found["unbanned"]) == (True, False)
+
+    def test_whom_the_payer_is_not_linked_to_is_not_asked_for(self, steps: Steps, look: Lookup) -> None:
+        """Somebody who types the address of a banned user gets no say over them, nor a way around the ban."""
+        sub = str(steps.buyer(EMAIL, "cus_other").sub)
+        steps.ledger.hold(sub, self.HELD)
+        found = look()
+        assert (found["user"]["linked"], found["unbanned"]) == (False, False)
+        assert found["live_target"] == {"active": False, "dapp_limit": 0}
+
+    def test_user_who_was_deleted_by_hand_is_nobody(self, steps: Steps, look: Lookup, sub: str) -> None:
+        steps.users.delete(sub)
+        found = look()
+        assert (found["unbanned"], found["live_target"]) == (False, {"active": False, "dapp_limit": 0})
 
 
 # ------------------------------------------------------------------ another invitation

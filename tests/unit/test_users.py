@@ -21,7 +21,7 @@ from gateway.errors import (
     UserExists,
     UserMissing,
 )
-from gateway.users import BILLING, Users
+from gateway.users import BILLING, Listed, ListedUsers, Users
 from tests.local import moto_fixes
 
 EMAIL = "payer@example.com"
@@ -510,3 +510,138 @@ class TestDelete:
     def test_that_is_refused_is_not_done(self, code: str, name: type[GatewayError]) -> None:
         with pytest.raises(name):
             Users(Scripted(admin_delete_user=refusal(code)), "pool").delete(SUB)
+
+
+def listed(status: str = "CONFIRMED", **attributes: str) -> dict[str, Any]:
+    """A row of ListUsers' answer."""
+    row = found(status, **attributes)
+    return {**row, "Attributes": row.pop("UserAttributes")}
+
+
+class TestListedUsers:
+    """The same users, so that nobody becomes a billed one by being looked at."""
+
+    @pytest.fixture
+    def seen(self, cognito: Any, pool_id: str) -> ListedUsers:
+        return ListedUsers(cognito, pool_id)
+
+    def test_are_who_they_are_read_one_by_one(self, seen: ListedUsers, users: Users, user: User) -> None:
+        sub = str(user.sub)
+        users.update(sub, dapp_limit=7, payment_status="LAPSED", disabled_by=BILLING)
+        users.disable(sub)
+        for other in ("other@example.com", "third@example.com"):
+            create(users, other)
+        assert seen.get(sub) == users.get(sub)
+        assert seen.get(sub, EMAIL) == users.get(sub, EMAIL)
+        assert seen.get(sub, NEW_EMAIL) == users.get(sub, NEW_EMAIL)
+        assert seen.find(EMAIL) == users.find(EMAIL) == users.get(sub)
+        assert (seen.email(sub), seen.with_address(EMAIL)) == (EMAIL, users.get(sub))
+
+    def test_may_be_nobody(self, seen: ListedUsers, user: User) -> None:
+        assert (seen.get(SUB), seen.get(SUB, EMAIL), seen.find(NEW_EMAIL)) == (None, None, None)
+        with pytest.raises(UserMissing):
+            seen.email(SUB)
+
+    @pytest.mark.parametrize(
+        ("look", "wanted"),
+        [
+            (lambda seen: seen.get(SUB), f'sub = "{SUB}"'),
+            (lambda seen: seen.get(SUB, EMAIL), f'sub = "{SUB}"'),
+            (lambda seen: seen.find(EMAIL), f'email = "{EMAIL}"'),
+        ],
+    )
+    def test_are_each_asked_for_in_one_request(self, look: Callable[[Users], User | None], wanted: str) -> None:
+        client = Scripted(list_users={"Users": [listed()]})
+        assert look(ListedUsers(client, "pool")) == STANDS
+        assert client.asked == [("list_users", {"UserPoolId": "pool", "Filter": wanted})]
+
+    @pytest.mark.parametrize(
+        ("stored", "asked"), [("Payer@Example.com", EMAIL), (EMAIL, "PAYER@example.COM"), (EMAIL, EMAIL)]
+    )
+    def test_have_the_same_address_in_another_case(self, stored: str, asked: str) -> None:
+        seen = ListedUsers(Scripted(list_users={"Users": [listed(email=stored)]}), "pool")
+        assert seen.find(asked) == STANDS
+        assert seen.get(SUB, asked) == STANDS
+        assert seen.email(SUB) == EMAIL
+
+    def test_of_ours_with_an_address_that_nobody_proved_are_not_joined(self) -> None:
+        row = listed(email_verified="false", **{"custom:payment_provider": "STRIPE"})
+        with pytest.raises(EmailUnverified):
+            ListedUsers(Scripted(list_users={"Users": [row]}), "pool").find(EMAIL)
+
+    def test_without_an_address_are_found_by_their_sub(self) -> None:
+        row = listed()
+        row["Attributes"] = [each for each in row["Attributes"] if each["Name"] != "email"]
+        seen = ListedUsers(Scripted(list_users={"Users": [row]}), "pool")
+        assert seen.get(SUB) == STANDS
+        assert seen.get(SUB, EMAIL) == replace(STANDS, renamed=True)
+
+
+class TestPage:
+    @pytest.fixture
+    def seen(self, cognito: Any, pool_id: str) -> ListedUsers:
+        return ListedUsers(cognito, pool_id)
+
+    def test_of_an_empty_pool_is_empty(self, seen: ListedUsers) -> None:
+        assert seen.page(None) == ([], None)
+
+    def test_has_everybody_with_their_customer_and_no_address(self, seen: ListedUsers, users: Users) -> None:
+        made = {create(users): "cus_1", create(users, NEW_EMAIL, None): None}
+        rows, token = seen.page(None)
+        assert {each.user.sub: each.customer_id for each in rows} == made
+        assert [each.user for each in rows] == [users.get(str(each.user.sub)) for each in rows]
+        assert token is None
+        assert "@" not in repr(rows)
+
+    def test_reads_what_the_rules_need(self) -> None:
+        attributes = {"custom:num_dapps": "12", "custom:payment_status": "LAPSED", "custom:disabled_by": "billing"}
+        attributes |= {"custom:payment_provider": "STRIPE", "custom:stripe_customer_id": "cus_1"}
+        row = {**listed("FORCE_CHANGE_PASSWORD", **attributes), "Enabled": False}
+        rows, _ = ListedUsers(Scripted(list_users={"Users": [row]}), "pool").page(None)
+        expected = replace(STANDS, enabled=False, disabled_by="billing", provider="STRIPE", dapp_limit=12)
+        expected = replace(expected, payment_status="LAPSED", invited=True)
+        assert rows == [Listed(expected, "cus_1")]
+
+    @pytest.mark.parametrize("token", [None, "page-2"])
+    @pytest.mark.parametrize("following", [None, "page-3"])
+    def test_is_asked_for_by_the_token_of_the_one_before(self, token: str | None, following: str | None) -> None:
+        client = Scripted(list_users={"Users": []} | ({"PaginationToken": following} if following else {}))
+        assert ListedUsers(client, "pool").page(token) == ([], following)
+        ((operation, request),) = client.asked
+        assert (operation, request["UserPoolId"], request["Limit"]) == ("list_users", "pool", 60)
+        assert request.get("PaginationToken", None) == token
+        assert "Filter" not in request
+
+    def test_after_page_is_everybody_once(self, seen: ListedUsers, users: Users) -> None:
+        made = [create(users, f"{number}@example.com") for number in range(61)]
+        first, token = seen.page(None)
+        rest, last = seen.page(token)
+        assert (len(first), len(rest), last) == (60, 1, None)
+        assert sorted(str(each.user.sub) for each in first + rest) == sorted(made)
+
+    @pytest.mark.parametrize(
+        ("look", "error", "name"),
+        [
+            (look, error, name)
+            for look in (
+                lambda seen: seen.page(None),
+                lambda seen: seen.page("page-2"),
+                lambda seen: seen.get(SUB),
+                lambda seen: seen.find(EMAIL),
+            )
+            for error, name in (
+                (refusal("TooManyRequestsException"), CognitoThrottled),
+                (refusal("InternalErrorException", 500), CognitoUnavailable),
+                (ReadTimeoutError(endpoint_url="https://cognito-idp"), CognitoUnavailable),
+                (refusal("InvalidParameterException"), CognitoRejected),
+                (refusal("AccessDeniedException"), CognitoRejected),
+            )
+        ],
+    )
+    def test_that_cognito_refuses_has_our_name_for_it(
+        self, look: Callable[[ListedUsers], object], error: Exception, name: type[GatewayError]
+    ) -> None:
+        with pytest.raises(name) as caught:
+            look(ListedUsers(Scripted(list_users=error), "pool"))
+        assert type(caught.value) is name
+        assert EMAIL not in str(caught.value)

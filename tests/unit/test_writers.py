@@ -225,6 +225,68 @@ class TestDisableUser:
         assert steps.users.get(str(user.sub)) == replace(expected, payment_status="FAILED")
 
 
+class TestDisableUserWhoIsBanned:
+    """An operator's ban that somebody has undone by hand in Cognito is done again."""
+
+    @pytest.fixture
+    def banned(self, steps: Steps) -> User:
+        """Banned in the ledger, enabled in Cognito, and let in by a row of an earlier version."""
+        user = steps.buyer()
+        steps.ledger.hold(str(user.sub), {"reason": "spam", "requested_by": "jo", "at": NOW})
+        steps.ledger.set_live(str(user.sub), Live(True, 5), NOW)
+        return user
+
+    def unbanned(self, steps: Steps, user: User) -> Json:
+        given = steps.state(user)
+        given["lookup"] |= {"unbanned": True, "target": {**STOOD, "enabled": False}}
+        given["lookup"] |= {"live": {"sub": user.sub, "active": True, "dapp_limit": 5}}
+        given["lookup"] |= {"live_target": {"active": False, "dapp_limit": 0}}
+        return given
+
+    def test_disables_them_in_the_operators_name_and_leaves_limit_and_status(self, steps: Steps, banned: User) -> None:
+        after = {**STOOD, "enabled": False}
+        assert steps.run("DisableUser", self.unbanned(steps, banned)) == {"before": STOOD, "after": after}
+        found = steps.users.get(str(banned.sub))
+        assert found == replace(banned, linked=False, enabled=False, disabled_by="operator")
+        assert found is not None
+        assert found.held
+
+    def test_ends_what_the_authorizer_lets_them_do_and_keeps_the_ban(self, steps: Steps, banned: User) -> None:
+        steps.run("DisableUser", self.unbanned(steps, banned))
+        person = steps.ledger.person(str(banned.sub))
+        assert person is not None
+        assert (person.live, person.signed_out_at) == (Live(), int(steps.clock.now))
+        assert person.held == {"reason": "spam", "requested_by": "jo", "at": NOW}
+
+    def test_writes_nothing_when_the_ban_was_lifted_meanwhile(self, steps: Steps, banned: User) -> None:
+        given = self.unbanned(steps, banned)
+        steps.ledger.lift(str(banned.sub))
+        before = everything(steps)
+        assert steps.run("DisableUser", given) == UNCHANGED
+        assert everything(steps) == before
+        steps.ledger.acquire(str(banned.sub), "another invocation", int(steps.clock.now))
+
+    def test_says_who_disables_before_it_does(self, steps: Steps, banned: User) -> None:
+        """A kill in between must not look as if billing had."""
+
+        def killed() -> None:
+            raise KeyboardInterrupt
+
+        user = banned
+        for name in ("update", "sign_out", "disable"):
+            with pytest.raises(KeyboardInterrupt):
+                steps.run("DisableUser", self.unbanned(steps, user), users=Then(steps.users, name, killed))
+            user = steps.seen(str(banned.sub))
+            assert (user.disabled_by, user.enabled) == ("operator", name != "disable")
+
+    def test_reads_the_ban_for_nobody_else(self, steps: Steps) -> None:
+        """Who does not pay is disabled by billing, ban or not."""
+        user = steps.buyer()
+        given = steps.state(user, access={"wanted": False, "dapp_limit": 0, "status": "FAILED"})
+        steps.run("DisableUser", given)
+        assert steps.seen(str(user.sub)).disabled_by == "billing"
+
+
 class TestEnableUser:
     def test_clears_who_disabled_after_all_else(self, steps: Steps) -> None:
         """As long as it says billing, the next look comes back here."""

@@ -103,8 +103,7 @@ def hold_the_row(world: World) -> None:
 def lift(world: World) -> None:
     """POST /hold with false, under the lease: as functions/hold_user.py lifts."""
     email, user = world.users["sub-0"]
-    said = {"disabled_by": "billing"} if not user.enabled else {"disabled_by": ""}
-    world.users["sub-0"] = (email, replace(user, **said))
+    world.users["sub-0"] = (email, replace(user, disabled_by="" if user.enabled else "billing"))
     world.people["sub-0"] = replace(world.people["sub-0"], held=None)
 
 
@@ -112,9 +111,8 @@ def banned_and_enabled(disabled_by: str) -> World:
     """Banned by an operator, and enabled by somebody in the console."""
     user = replace(ENABLED, disabled_by=disabled_by)
     world = with_user("active", 3, user)
-    world.people["sub-0"] = replace(
-        world.people["sub-0"], held={}, live=Live(), told={**shape(user.facts()), "enabled": False}
-    )
+    told = shape(replace(user, enabled=False).facts())
+    world.people["sub-0"] = replace(world.people["sub-0"], held={}, live=Live(), told=told)
     return world
 
 
