@@ -571,6 +571,9 @@ class Gateway:
         assert made is not None
         return made
 
+    def enable_by_hand(self, email: str) -> None:
+        self._cognito.admin_enable_user(UserPoolId=self.stack.user_pool_id, Username=email)
+
     def disable_by_hand(self, email: str) -> None:
         self._cognito.admin_disable_user(UserPoolId=self.stack.user_pool_id, Username=email)
 

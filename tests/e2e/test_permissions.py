@@ -210,9 +210,18 @@ def drive_reconciliation(gateway: Gateway) -> None:
         stripe.stored("event", event["id"])["created"] -= 3600  # what is younger may still be on its way
     stripe.checkout("longago@example.com", gateway.one_time_seat, 1, mode="payment")
     stripe.auto_deliver = True
-    # One whom the ledger has lost, one whom Cognito has lost, and one who has access and does not pay.
+    # Two whom the ledger has lost, one whom Cognito has lost, one who has access and does not pay, and one whose ban
+    # somebody has undone.
     gateway.subscriber("lost@example.com", 1)
     gateway.lose_link("lost@example.com")
+    left = gateway.subscriber("left@example.com", 1)
+    with gateway.hearing():
+        stripe.cancel(left["subscription"])
+    gateway.lose_link("left@example.com")
+    gateway.subscriber("banned@example.com", 1)
+    assert gateway.ask("/hold", "banned@example.com", hold=True, reason="abuse").status == 200
+    gateway.settle()
+    gateway.enable_by_hand("banned@example.com")
     gateway.subscriber("gone@example.com", 1)
     gateway.delete_by_hand("gone@example.com")
     lapsed = gateway.subscriber("lapsed@example.com", 1)
@@ -223,7 +232,9 @@ def drive_reconciliation(gateway: Gateway) -> None:
     assert gateway.access("lapsed@example.com") == (True, 1, "ACTIVE")
     done = gateway.reconcile(backfill=True)
     assert (done.status, done.error) == ("SUCCEEDED", None)
-    assert gateway.access("lapsed@example.com") == (False, 0, "CANCELLED")
+    assert gateway.access("banned@example.com") == (False, 1, "ACTIVE")
+    for email in ("lapsed@example.com", "left@example.com"):
+        assert gateway.access(email) == (False, 0, "CANCELLED"), email
     for email in ("unheard@example.com", "longago@example.com", "lost@example.com", "gone@example.com"):
         assert gateway.access(email) == (True, 1, "ACTIVE"), email
 
@@ -246,7 +257,11 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
             for resource in template.of_type("AWS::Lambda::Function", "AWS::StepFunctions::StateMachine")
         }
         did = {
-            name: {(call.action, call.resource) for call in gateway.stack.calls if call.function == name}
+            name: {
+                (call.action, call.resource)
+                for call in gateway.stack.calls
+                if call.function == name and not call.action.startswith(UNASKED)
+            }
             for name in may
         }
         return Driven(did, may, list(gateway.stack.denied))
