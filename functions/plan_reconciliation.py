@@ -27,6 +27,7 @@ from gateway.step import Search, search_step
 MAX_DISABLED = whole_number("MAX_DISABLED")
 MAX_DISABLED_PERCENT = whole_number("MAX_DISABLED_PERCENT")
 WINDOW = whole_number("EVENTS_WINDOW_HOURS") * 3600
+INPUT = {"find", "dry_run", "backfill", "max_disabled", "max_disabled_percent"}
 OVERLAP = 3600  # Stripe lists an event a moment after its `created`; a search before may have been too early for one
 SHARDS = 40  # of Stripe's list: enough that a killed one costs little, few enough for one state's data
 SEGMENTS = 8  # of the ledger
@@ -84,9 +85,8 @@ def _parts(now: int, *, backfill: bool) -> list[dict[str, Any]]:
 
 
 def _find(state: Mapping[str, Any]) -> str:
-    unknown = sorted(state.keys() - {"find", "dry_run", "backfill", "max_disabled", "max_disabled_percent"})
-    if unknown:
-        raise SearchInvalid(f"the input says {', '.join(unknown)[:100]}, which nobody reads here")
+    if not state.keys() <= INPUT:
+        raise SearchInvalid(f"the input may say {', '.join(sorted(INPUT))}, and nothing else")
     find = state.get("find", "all")
     if find not in ("all", "events", "drift"):
         raise SearchInvalid('find is none of "all", "events", "drift"')

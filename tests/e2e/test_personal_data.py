@@ -89,8 +89,37 @@ def live(gateway: Gateway) -> list[str]:
     stripe.cancel(subscription, comment=PAYLOAD)
     gateway.settle()
     gateway.buy(EMAIL.upper(), 1, name=NAME)
+    search(gateway)
     operate(gateway)
     return answers
+
+
+def search(gateway: Gateway) -> None:
+    """A reconciliation that finds something of everybody, and what goes wrong with one."""
+    before = len(gateway.stripe.events)
+    with gateway.hearing():
+        gateway.stripe.checkout("late@example.com", gateway.one_time_seat, 1, mode="payment")
+    for event in gateway.stripe.events[before:]:
+        gateway.stripe.stored("event", event["id"])["created"] -= 3600
+    gateway.delete_by_hand(GUEST)
+    gateway.lose_link(EMAIL)
+    for asked in ({"backfill": True, "dry_run": True}, {"backfill": True}):
+        assert gateway.reconcile(**asked).status == "SUCCEEDED"
+    text = f"{EMAIL} {NAME} {API_KEY} {PAYLOAD}"
+    for service, code, function in (
+        ("dynamodb", "ValidationException", "PlanReconciliationFunction"),
+        ("dynamodb", "ValidationException", "FindMissedEventsFunction"),
+        ("cognito-idp", "InvalidParameterException", "ScanUsersFunction"),
+        ("dynamodb", "ValidationException", "CompareShardFunction"),
+        ("dynamodb", "ValidationException", "CheckDriftFunction"),
+    ):
+        gateway.stack.faults.add(service, code, function=function, message=text)
+        assert gateway.reconcile().status == "FAILED"
+        gateway.stack.faults.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        strange = {"id": EMAIL, "customer": {"email": EMAIL, "name": NAME}, "items": NAME}
+        patch.setattr(StripeApi, "_page", lambda *_: {"object": "list", "data": [strange]})
+        assert gateway.reconcile().status == "FAILED"
 
 
 def operate(gateway: Gateway) -> None:
@@ -179,4 +208,6 @@ def test_there_was_something_to_find(traces: Traces) -> None:
     assert "LinkUser" in traces.executions
     assert "local-OffboardingStateMachine" in traces.executions
     assert "MarkNotDeleted" in traces.executions
-    assert len(traces.temporary_passwords) == 2
+    assert "local-ReconciliationStateMachine" in traces.executions
+    assert "MarkNotReconciled" in traces.executions
+    assert len(traces.temporary_passwords) == 4
