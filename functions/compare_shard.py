@@ -95,7 +95,8 @@ def _suspect(subscription: Subscription, link: Party | None, person: Person | No
     granted = person.granted if person is not None else {}
     own = {name: units for name, units in granted.items() if name == subscription.id}
     verdict = decide((subscription,), (), int(time.time()), POLICY, own)
-    return bool(verdict.wanted) if person is None else subscription_suspect(verdict, subscription.id, own)
+    told = person.told if person is not None else None
+    return subscription_suspect(verdict, subscription.id, granted, told)
 
 
 def _sessions(shard: Mapping[str, Any], after: str | None, counted: Counter[str]) -> tuple[set[str], str | None]:

@@ -218,8 +218,8 @@ class Billing:
 
         def any_before(moment: int) -> bool:
             wanted = {"created": {"lt": moment}, "limit": 1, "status": "complete" if sessions else "all"}
-            answer = self._read(lambda api: (api.checkout.sessions if sessions else api.subscriptions).list(wanted))
-            return bool(answer["data"])
+            page = self._read(lambda api: (api.checkout.sessions if sessions else api.subscriptions).list(wanted))
+            return bool(_rows(page))
 
         low, high = _STRIPE_BEGAN, now
         if not any_before(high):
@@ -384,8 +384,8 @@ class Billing:
         """One page of a list, and the id of its last row when there are more; StripeUnavailable for half an answer."""
         paged = {"limit": 100} | ({} if after is None else {"starting_after": after})
         answer = self._read(lambda api: call(api, paged))
-        rows, more = answer.get("data"), answer.get("has_more")
-        if not isinstance(rows, list) or not isinstance(more, bool) or (more and not rows):
+        rows, more = _rows(answer), answer.get("has_more")
+        if not isinstance(more, bool) or (more and not rows):
             raise StripeUnavailable("Stripe's page of a list cannot be read")
         for row in rows:
             self._require_mode(row, str(row["id"]))
@@ -437,6 +437,14 @@ def billing_with(api_key: Secret) -> Billing:
         livemode=required("STRIPE_MODE") == "live",
         prices=price_map(required("DAPP_PRICES")),
     )
+
+
+def _rows(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The objects on a page of a list; StripeUnavailable for half an answer."""
+    rows = page.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows):
+        raise StripeUnavailable("Stripe's page of a list cannot be read")
+    return rows
 
 
 # The billing_reason of an invoice for a change in the middle of a period: what was paid for the period stays paid.

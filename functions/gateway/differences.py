@@ -7,7 +7,7 @@ from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from gateway.access import Access, Live, Policy, User, banned_target, live, target
+from gateway.access import Access, Live, Policy, User, live, target
 from gateway.billing import Billing
 from gateway.bought import access_of, bought
 from gateway.drift import DISABLING, Kind, kind_of
@@ -92,6 +92,8 @@ class Differences:
         access = access_of(found, now, self._policy, person.granted if person is not None else None)
         user = user_of(replace(party, email=found[0].email or party.email), self._users)
         kind = self._kind(access, user, party, person)
+        if kind == "orphaned_link" and self._ledger.person(str(user.sub)) is not None:
+            kind = "paid_without_access"  # the user is not lost: another customer leads to them
         if kind is None or any(self._ledger.running(each, now) for each in sorted(names)):
             return None
         return Difference(kind, party.id, user.sub or party.sub, disables=kind in DISABLING)
@@ -101,8 +103,7 @@ class Differences:
         known = person.live if person is not None else Live()
         linked = person if user.linked else None
         banned = linked is not None and linked.held is not None
-        before = linked.before if linked is not None and not self._govern else None
-        wanted = banned_target(user) if banned else target(access, before)
+        wanted = target(access, linked.before if linked is not None and not self._govern else None)
         should = live(user if user.linked else User(exists=False), access, wanted, known, banned=banned)
         return kind_of(access, user, wanted, known, should, link_known=party.sub is not None, banned=banned)
 

@@ -70,7 +70,8 @@ def kind_of(
     if target.enabled and user.disabled_by == "billing":
         return "paid_without_access"
     if (user.dapp_limit, user.payment_status) != (target.dapp_limit, target.payment_status):
-        return "wrong_limit" if access.wanted or user.dapp_limit <= target.dapp_limit else "access_without_payment"
+        keeps_more = user.enabled and not access.wanted and user.dapp_limit > target.dapp_limit
+        return "access_without_payment" if keeps_more else "wrong_limit"
     if should.active and not known.active:
         return "paid_without_access"
     return "wrong_limit" if known != should else None
@@ -99,9 +100,15 @@ def user_suspect(
     return live.active or (user.enabled and before is None)
 
 
-def subscription_suspect(verdict: Access, subscription: str, granted: Mapping[str, int]) -> bool:
-    """Whether a subscription gives something else than it gave last. `verdict`: what it gives alone."""
+def subscription_suspect(
+    verdict: Access, subscription: str, granted: Mapping[str, int], told: Mapping[str, Any] | None
+) -> bool:
+    """Whether a subscription gives something else than it gave last, or the only one that gives anything has another
+    status. `verdict`: what it gives alone; `granted` and `told`: as for `user_suspect`."""
     if verdict.wanted is None:
         return False
-    given = verdict.units.get(subscription) if verdict.wanted else None
-    return given != granted.get(subscription)
+    if not verdict.wanted:
+        return subscription in granted
+    if granted.get(subscription) != verdict.units.get(subscription):
+        return True
+    return len(granted) == 1 and told is not None and told["payment_status"] != verdict.status

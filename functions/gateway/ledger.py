@@ -913,7 +913,7 @@ class Ledger:
         """Whether a run of one of the party's open orders may be under way: the oldest ones are looked at."""
         oldest = list(islice(self.open_orders(party, now + 60), _OLDEST))
         attempts = (attempt_of(row) for row in self.rows(oldest))
-        return any(attempt.number and not attempt.over(now) for attempt in attempts)
+        return any(not attempt.over(now) for attempt in attempts)
 
     def people(self, subs: Iterable[str]) -> dict[str, Person]:
         """The persons of these users; an unknown one is not in it. Strongly consistent."""
