@@ -40,7 +40,8 @@ lint: .venv/ready
 	.venv/bin/mypy
 
 MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_costs.py \
-	tests/workflow/test_fulfillment_errors.py tests/workflow/test_offboarding_failures.py
+	tests/workflow/test_fulfillment_errors.py tests/workflow/test_offboarding_failures.py \
+	tests/workflow/test_reconciliation.py tests/workflow/test_reconciliation_kills.py
 
 # What the other tests stand on: the local stack, and the stand-in of Stripe.
 STACK := tests/e2e/test_local_stack.py tests/e2e/test_map_runs.py tests/e2e/test_population.py \

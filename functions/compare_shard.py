@@ -15,7 +15,7 @@ at more closely, and only who then still differs is kept for CheckDrift.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gateway import aws
@@ -72,8 +72,7 @@ def _keep(shard: Mapping[str, Any], found: Difference | None) -> None:
 def _subscriptions(shard: Mapping[str, Any], after: str | None, counted: Counter[str]) -> tuple[set[str], str | None]:
     """A page of Stripe's subscriptions: customers of whom one gives something else than it did."""
     rows, last = billing.subscriptions_made(shard["from"], shard["until"], after)
-    links = ledger.links(customer for customer, _ in rows)
-    people = ledger.people(link.sub for link in links.values() if link.sub is not None)
+    links, people = _linked(customer for customer, _ in rows)
     suspects = set()
     for customer, subscription in rows:
         link = links.get(customer)
@@ -100,21 +99,29 @@ def _suspect(subscription: Subscription, link: Party | None, person: Person | No
 
 
 def _sessions(shard: Mapping[str, Any], after: str | None, counted: Counter[str]) -> tuple[set[str], str | None]:
-    """A page of Stripe's Checkout sessions: who bought something once that the ledger does not know."""
+    """A page of Stripe's Checkout sessions: who bought something once that gives nothing yet."""
     rows, last = billing.one_time_sessions(shard["from"], shard["until"], after)
     orders = [found for row in rows if (found := _order(row)) is not None]
-    known = ledger.known_purchases((each.party, each.purchase.id) for each in orders if each.purchase is not None)
+    links, people = _linked(each.party for each in orders)
     counted["seen"] += len(rows)
     suspects = set()
     for each in orders:
-        if each.purchase is None or each.purchase.id in known:
+        link = links.get(each.party)
+        person = people.get(link.sub) if link is not None and link.sub is not None else None
+        if each.purchase is None or (person is not None and each.purchase.id in person.granted):
             continue
-        if shard["dry_run"]:  # nobody can be looked at more closely before it is known
-            _keep(shard, Difference("paid_without_access", each.party, None, disables=False))
-            continue
-        ledger.remember_purchase(each)
-        suspects.add(each.party)
+        if shard["dry_run"]:
+            _keep(shard, differences.of_party(each.party, each.purchase))
+        else:
+            ledger.remember_purchase(each)
+            suspects.add(each.party)
     return suspects, last
+
+
+def _linked(parties: Iterable[str]) -> tuple[dict[str, Party], dict[str, Person]]:
+    """What is known of these parties, and of the persons whom they are linked to, by sub."""
+    links = ledger.links(parties)
+    return links, ledger.people(link.sub for link in links.values() if link.sub is not None)
 
 
 def _order(session: Mapping[str, Any]) -> Order | None:
@@ -131,12 +138,25 @@ def _order(session: Mapping[str, Any]) -> Order | None:
 def _people(
     shard: Mapping[str, Any], after: Mapping[str, str] | None, counted: Counter[str]
 ) -> tuple[set[str], Mapping[str, str] | None]:
-    """A page of the ledger: who has bought something, and a user whom ScanUsers has not met."""
+    """A page of the ledger: who has bought something, and a user whom ScanUsers has not met; and whose customers know
+    nothing of them. Who has been replaced by a new user is nobody any more."""
     rows, last = ledger.scan_people(shard["segment"], shard["of"], after)
-    buyers = {each.sub: each for each in rows if each.granted and each.parties and each.deleted_at is None}
+    buyers = [each for each in rows if each.granted and each.deleted_at is None]
+    unseen = ledger.unseen((each.sub for each in buyers), shard["started"])
+    links = ledger.links(party for each in buyers for party in each.parties)
     counted["seen"] += len(rows)
-    counted["granted"] += sum(name.startswith("sub_") for each in buyers.values() for name in each.granted)
-    return {min(buyers[sub].parties) for sub in ledger.unseen(buyers, shard["started"])}, last
+    suspects = set()
+    for each in buyers:
+        leads = {party: links[party].sub if party in links else None for party in sorted(each.parties)}
+        theirs = [party for party, sub in leads.items() if sub == each.sub]
+        if theirs:
+            counted["granted"] += sum(name.startswith("sub_") for name in each.granted)
+        if each.sub in unseen:
+            suspects.update(theirs[:1])
+            continue
+        for party in (party for party, sub in leads.items() if sub is None):
+            _keep(shard, differences.of_lost_link(party, each.sub))
+    return suspects, last
 
 
 _COMPARE: Mapping[str, Callable[[Mapping[str, Any], Any, Counter[str]], tuple[set[str], Any]]] = {

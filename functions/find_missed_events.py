@@ -59,7 +59,8 @@ def handler(search: Search) -> dict[str, Any]:
             span = (plan["started"] - EVENTS_LAST, plan["events_from"])
         rows, after = billing.events(types, *span, cursor["after"], undelivered=undelivered)
         found = [envelope for row in rows if (envelope := _envelope(row)) is not None]
-        changed = changed or any(events.notice(each) == "MappingChanged" for each in found)
+        if not undelivered:  # of what is older, a search has known before
+            changed = changed or any(events.notice(each) == "MappingChanged" for each in found)
         known = {row["event_id"] for row in ledger.rows([each.id for each in found])}
         listed += len(rows)
         for each in found:
@@ -92,6 +93,7 @@ def _missed(envelope: events.Envelope, pace: Pace, *, dry_run: bool) -> bool:
     try:
         order = events.order(envelope)
     except UnusableEvent as error:
+        metrics.add_metric("UnusableEvent", MetricUnit.Count, 1)
         logger.error("UnusableEvent: %s", error, event_id=envelope.id)
         if not dry_run:
             ledger.record(events.unusable(envelope), int(time.time()), problem=f"UnusableEvent: {error}")

@@ -30,7 +30,9 @@ def handler(search: Search) -> dict[str, Any]:
     reason = failure(search.state["error"])
     if reason.startswith("States.ExceedToleratedFailureThreshold"):
         reason = "a shard could not be compared: the failed execution of the Map Run (Step Functions console) says why"
-    report = {"state": "NOT_RECONCILED", "finished_at": now, "reason": reason, **report_of(search)}
+    report: dict[str, Any] = {"state": "NOT_RECONCILED", "finished_at": now, "reason": reason}
+    if not reason.startswith("SearchInvalid"):  # whose input may have anything in it
+        report |= report_of(search)
     ledger.write_report(search.id, report.get("started_at", now), report, now + KEPT)
     metrics.add_metric("NotReconciled", MetricUnit.Count, 1)
     return {"reason": reason}

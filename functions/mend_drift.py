@@ -34,19 +34,19 @@ fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     before, turn, pace = search.before("mended"), Turn(), Pace(PER_SECOND)
-    cursor, started, left, done = before.get("cursor"), before.get("started", 0), before.get("left", 0), True
+    cursor, started, left = before.get("cursor"), before.get("started", 0), before.get("left", 0)
+    done = True
     for row in ledger.drifts(search.id, cursor):
-        if turn.over:
-            done = False
-            break
-        cursor = row["sk"]
         if row.get("party") is None:
             left += 1
-            logger.error("DriftLeft: %s is %s, and no customer says whose", cursor, row["kind"])
-            continue
-        pace.take(WRITES[row["kind"]])
-        _mend(row, search)
-        started += 1
+            logger.error("DriftLeft: %s is %s, and no customer says whose", row["sk"], row["kind"])
+        else:
+            pace.take(WRITES[row["kind"]])
+            _mend(row, search)
+            started += 1
+        cursor, done = row["sk"], not turn.over
+        if not done:
+            break
     return {"done": done, "cursor": cursor, "started": started, "left": left}
 
 

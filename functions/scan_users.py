@@ -44,7 +44,8 @@ def handler(search: Search) -> dict[str, Any]:
     while True:
         page, token = users.page(token)
         people = ledger.people(str(each.user.sub) for each in page)
-        ledger.mark_seen(people, plan["started"], plan["started"] + KEPT)
+        now = int(time.time())  # not the beginning: a search that began earlier must not take back what is marked here
+        ledger.mark_seen(people, now, now + KEPT)
         for each in page:
             person = people.get(str(each.user.sub))
             met += 1

@@ -7,11 +7,12 @@ from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from gateway.access import Access, Live, Policy, User, live, target
+from gateway.access import Access, Live, Policy, Target, User, live, target
 from gateway.billing import Billing
 from gateway.bought import access_of, bought
 from gateway.drift import DISABLING, Kind, kind_of
 from gateway.errors import BillingIncomplete, EmailUnverified
+from gateway.events import Purchase
 from gateway.ledger import Ledger, Party, Person
 from gateway.people import user_of
 from gateway.telemetry import logger, metrics
@@ -22,8 +23,9 @@ from gateway.users import Listed, ListedUsers
 class Difference:
     """One person who differs.
 
-    `party`: whose run mends it; None: an operator has to. `relink`: the user `sub` is to be linked to the party first,
-    in place of `replacing`, who is gone. `disables`: the run will take access away.
+    `party`: whose run mends it; None: an operator has to. `sub`: the user whom the ledger links to the party; with
+    `relink` the one who is to be linked to it first, in place of `replacing`, who is gone. `disables`: the run will
+    take access away.
     """
 
     kind: Kind
@@ -35,8 +37,8 @@ class Difference:
 
     @property
     def subject(self) -> str:
-        """Whom it is about, once, however often it is found."""
-        return self.sub or str(self.party)
+        """Whom it is about, once, however often it is found. A party without a link may be found from both sides."""
+        return self.party if self.relink and self.party is not None else self.sub or str(self.party)
 
     def row(self) -> Mapping[str, Any]:
         """As the ledger keeps it."""
@@ -53,14 +55,26 @@ class Differences:
         self._policy = policy
         self._govern = govern
 
-    def of_party(self, name: str) -> Difference | None:
+    def of_party(self, name: str, also: Purchase | None = None) -> Difference | None:
         """How the person of a party differs; None when nothing is missing, when a run of theirs is under way, or when
-        their account is being deleted. What Stripe does not know is counted, and nobody loses anything for it."""
+        their account is being deleted. `also`: a one-time order of the party that the ledger does not know.
+
+        What Stripe does not know is counted, and nobody loses anything for it."""
         try:
-            return self._of_party(self._ledger.party(name))
-        except BillingIncomplete as error:
+            party = self._ledger.party(name)
+            if also is not None:
+                party = replace(party, purchases=(*party.purchases, also))
+            return self._of_party(party)
+        except (BillingIncomplete, EmailUnverified) as error:
             _unclear(name, error)
-        except EmailUnverified as error:
+        return None
+
+    def of_lost_link(self, name: str, sub: str) -> Difference | None:
+        """The same of a party that this user's person names, and that knows nothing of it."""
+        try:
+            user = self._users.get(sub)
+            return None if user is None else self._of_orphan(user, self._ledger.party(name))
+        except BillingIncomplete as error:
             _unclear(name, error)
         return None
 
@@ -91,19 +105,23 @@ class Differences:
             return None
         access = access_of(found, now, self._policy, person.granted if person is not None else None)
         user = user_of(replace(party, email=found[0].email or party.email), self._users)
-        kind = self._kind(access, user, party, person)
+        if user.linked and person is None:  # the ledger has lost the person, and keeps the link
+            lost = Difference("orphaned_link", None, user.sub, disables=False)  # how an adopted one stood is lost, too
+            return self._of_orphan(user, party) if user.ours else lost
+        wanted = target(access, person.before if person is not None and user.linked and not self._govern else None)
+        kind = self._kind(access, user, wanted, party, person)
         if kind == "orphaned_link" and self._ledger.person(str(user.sub)) is not None:
             kind = "paid_without_access"  # the user is not lost: another customer leads to them
         if kind is None or any(self._ledger.running(each, now) for each in sorted(names)):
             return None
-        return Difference(kind, party.id, user.sub or party.sub, disables=kind in DISABLING)
+        # A limit of nothing is no access: a mapping that was mistyped must not take it from everybody at once.
+        nothing_left = bool(access.wanted) and user.enabled and user.dapp_limit > 0 and wanted.dapp_limit == 0
+        return Difference(kind, party.id, party.sub, disables=kind in DISABLING or nothing_left)
 
-    def _kind(self, access: Access, user: User, party: Party, person: Person | None) -> Kind | None:
+    def _kind(self, access: Access, user: User, wanted: Target, party: Party, person: Person | None) -> Kind | None:
         """As LookupUser and DecideAccess see it."""
         known = person.live if person is not None else Live()
-        linked = person if user.linked else None
-        banned = linked is not None and linked.held is not None
-        wanted = target(access, linked.before if linked is not None and not self._govern else None)
+        banned = user.linked and person is not None and person.held is not None
         should = live(user if user.linked else User(exists=False), access, wanted, known, banned=banned)
         return kind_of(access, user, wanted, known, should, link_known=party.sub is not None, banned=banned)
 

@@ -24,11 +24,11 @@ Every method is one call to DynamoDB, so a caller's order of writes is visible w
 All moments are Unix seconds.
 """
 
+import contextlib
 import random
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -904,11 +904,6 @@ class Ledger:
         rows = self._batch([_key(f"PARTY#{party}", "PARTY") for party in sorted(set(parties))])
         return {row["pk"].removeprefix("PARTY#"): _party(row["pk"].removeprefix("PARTY#"), row) for row in rows}
 
-    def known_purchases(self, purchases: Iterable[tuple[str, str]]) -> set[str]:
-        """Which of these one-time orders (party, id) are known. Strongly consistent."""
-        rows = self._batch([_key(f"PARTY#{party}", f"PURCHASE#{name}") for party, name in sorted(set(purchases))])
-        return {row["purchase"] for row in rows}
-
     def running(self, party: str, now: int) -> bool:
         """Whether a run of one of the party's open orders may be under way: the oldest ones are looked at."""
         oldest = list(islice(self.open_orders(party, now + 60), _OLDEST))
@@ -968,9 +963,16 @@ class Ledger:
         return [_plain(item) for item in answer["Items"]], _plain(last) if last else None
 
     def add_drift(self, search: str, subject: str, drift: Mapping[str, Any], expires_at: int) -> None:
-        """Keep that a search found this person to differ; who was found before is kept once."""
+        """Keep that a search found this person to differ; who is found again is kept once, and a link that is to be
+        mended stays."""
         row = {"pk": f"DRIFT#{search}", "sk": subject, "expires_at": expires_at, **drift}
-        self._call("put_item", Item=_row({name: value for name, value in row.items() if value is not None}))
+        with contextlib.suppress(_ConditionFailed):
+            self._call(
+                "put_item",
+                Item=_row({name: value for name, value in row.items() if value is not None}),
+                ConditionExpression="attribute_not_exists(pk) OR relink = :relink OR relink = :no",
+                ExpressionAttributeValues=_row({":relink": drift["relink"], ":no": False}),
+            )
 
     def drifts(self, search: str, after: str | None = None) -> Iterator[dict[str, Any]]:
         """Whom a search found to differ, in the order of their names (`sk`); `after`: only who comes after this one."""
@@ -1001,7 +1003,7 @@ class Ledger:
 
     # -------------------------------------------------------------- leases
 
-    @contextmanager
+    @contextlib.contextmanager
     def lease(self, subject: str, owner: str, now: int) -> Iterator[None]:
         """Hold the only right to write to this person (sub) or party; PersonBusy when somebody else holds it.
 

@@ -200,7 +200,7 @@ class Search:
     @property
     def id(self) -> str:
         """The name of the execution; a shard, which is one of its own, is told."""
-        return str(self.state["id"] if "source" in self.state else self.execution.rpartition(":")[2])
+        return str(self.state["id"] if {"id", "source"} <= self.state.keys() else self.execution.rpartition(":")[2])
 
     @property
     def plan(self) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 
 from gateway import differences as under_test
 from gateway import events
-from gateway.access import Before, Live, Mark, Policy, Purchase, User, decide
+from gateway.access import Before, Item, Live, Mark, Policy, Purchase, User, decide
 from gateway.billing import Customer
 from gateway.differences import Difference, Differences
 from gateway.drift import Kind, subscription_suspect, user_suspect
@@ -100,6 +100,12 @@ class Everything:
         self.ledger.set_live(sub, Live(True, 5), 1)
         self.stripe.subscribes("cus_1", subscription())
         return sub
+
+    def of_lost_link(self, name: str, sub: str) -> Difference | None:
+        return self.differences().of_lost_link(name, sub)
+
+    def drop(self, pk: str, sk: str) -> None:
+        self.steps.dynamodb.delete_item(TableName="orders", Key={"pk": {"S": pk}, "sk": {"S": sk}})
 
     def everything(self) -> list[str]:
         """All rows of the table and all users."""
@@ -233,19 +239,20 @@ class TestOfParty:
         assert found == Difference("paid_without_access", "cus_1", None, disables=False)
         assert found.subject == "cus_1"
 
-    def test_of_who_has_another_users_address_is_about_that_user(self, world: Everything) -> None:
+    def test_of_who_has_another_users_address_is_about_the_party(self, world: Everything) -> None:
+        """Both sides find them, and both must find the same."""
         sub, _ = world.users.create(EMAIL, dapp_limit=2, payment_status="", customer_id=None)
         world.steps.write(sub, **{"custom:payment_provider": ""})
         world.stripe.subscribes("cus_1", subscription())
-        assert world.of_party() == Difference("paid_without_access", "cus_1", sub, disables=False)
+        assert world.of_party() == Difference("paid_without_access", "cus_1", None, disables=False)
 
     def test_of_a_killed_run_is_the_link_it_left_out(self, world: Everything) -> None:
         sub, _ = world.users.create(EMAIL, dapp_limit=5, payment_status="ACTIVE", customer_id="cus_1")
         world.ledger.claim_email("cus_1", EMAIL)
         world.stripe.subscribes("cus_1", subscription())
-        assert world.of_party() == Difference("orphaned_link", "cus_1", sub, disables=False)
+        assert world.of_party() == Difference("orphaned_link", "cus_1", None, disables=False)
         world.stripe.subscribes("cus_1", subscription(status="canceled"))
-        assert world.of_party() == Difference("access_without_payment", "cus_1", sub, disables=True)
+        assert world.of_party() == Difference("access_without_payment", "cus_1", None, disables=True)
         disable_by_billing(world, sub)
         assert world.of_party() is None
 
@@ -272,6 +279,47 @@ class TestOfParty:
         world.users.update(sub, dapp_limit=limit, payment_status="LAPSED")
         world.ledger.set_live(sub, Live(True, limit), 1)
         assert world.of_party() is None
+
+    def test_of_a_limit_of_nothing_takes_access_away(self, world: Everything) -> None:
+        """A mapping that was mistyped must not take it from everybody at once."""
+        sub = world.settled()
+        world.stripe.subscribes("cus_1", replace(subscription(), items=(Item("price_1", 5, "0"),)))
+        assert world.of_party() == Difference("wrong_limit", "cus_1", sub, disables=True)
+        world.users.update(sub, dapp_limit=0)
+        assert world.of_party() == Difference("wrong_limit", "cus_1", sub, disables=False)
+
+    def test_of_another_customer_of_somebody_is_no_lost_link(self, world: Everything) -> None:
+        world.settled()
+        world.stripe.subscribes("cus_2", subscription("sub_2"))
+        assert world.of_party("cus_2") == Difference("paid_without_access", "cus_2", None, disables=False)
+
+    @pytest.mark.parametrize("ours", [True, False])
+    def test_of_who_is_linked_to_a_person_that_is_lost_is_to_be_linked_again(
+        self, world: Everything, ours: bool
+    ) -> None:
+        """How an adopted user stood is lost as well: what is to become of them only an operator can tell."""
+        sub = world.settled() if ours else world.adopted()
+        world.drop(f"PERSON#{sub}", "PERSON")
+        party = "cus_1" if ours else None
+        assert world.of_party() == Difference("orphaned_link", party, sub, disables=False, relink=ours)
+
+    def test_of_a_party_that_lost_its_link_is_to_be_linked_again(self, world: Everything) -> None:
+        sub = world.settled()
+        world.drop("PARTY#cus_1", "PARTY")
+        assert world.of_lost_link("cus_1", sub) == Difference(
+            "orphaned_link", "cus_1", sub, disables=False, relink=True
+        )
+        world.stripe.subscribes("cus_1", subscription(status="canceled"))
+        found = world.of_lost_link("cus_1", sub)
+        assert found == Difference("orphaned_link", "cus_1", sub, disables=True, relink=True)
+        assert found.subject == "cus_1"
+        world.users.delete(sub)
+        assert world.of_lost_link("cus_1", sub) is None
+
+    def test_of_a_lost_link_whose_customer_stripe_does_not_know_is_none(self, world: Everything) -> None:
+        sub = world.settled()
+        world.stripe.customers.clear()
+        assert world.of_lost_link("cus_1", sub) is None
 
     def test_is_about_all_of_a_persons_parties(self, world: Everything) -> None:
         sub = world.settled("cus_1", "cus_2", "cs_3")
@@ -303,7 +351,9 @@ class TestOfParty:
         world.steps.write(sub, **{"custom:payment_provider": ""})
         world.ledger.note_party("cus_1", email=EMAIL, subscribed=True)
         world.stripe.subscribes("cus_1", subscription(), email=stripes)
-        assert world.of_party() == Difference("paid_without_access", "cus_1", sub, disables=False)
+        found = world.of_party()
+        assert found == Difference("paid_without_access", "cus_1", None, disables=False)
+        assert found.subject == "cus_1"
 
 
 def steps_order() -> events.Order:

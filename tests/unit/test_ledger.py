@@ -1657,17 +1657,6 @@ class TestPeople:
         assert [operation for operation, _ in client.asked] == ["batch_get_item"]
 
 
-class TestKnownPurchases:
-    def test_are_those_that_were_remembered_with_their_party(self, ledger: Ledger) -> None:
-        for name, customer in (("cs_1", "cus_1"), ("cs_2", None)):
-            bought = Purchase(name, "session", 0, ())
-            ledger.remember_purchase(replace(GUEST, order_id=name, customer_id=customer, purchase=bought))
-        asked = [("cus_1", "cs_1"), ("cs_2", "cs_2"), ("cus_2", "cs_1"), ("cus_1", "cs_9"), ("cus_1", "cs_1")]
-        assert ledger.known_purchases(iter(asked)) == {"cs_1", "cs_2"}
-        assert ledger.known_purchases(asked[2:4]) == set()
-        assert ledger.known_purchases([]) == set()
-
-
 class TestRunning:
     """Whether somebody is looking at a party already."""
 
@@ -1862,6 +1851,13 @@ class TestDrift:
             ledger.add_drift("s1", "u-1", {**DRIFT, "kind": kind}, NOW + 90)
         assert [each["kind"] for each in ledger.drifts("s1")] == ["hold_lost"]
 
+    @pytest.mark.parametrize(("first", "then", "kept"), [(True, False, 1), (False, True, 2), (True, True, 2)])
+    def test_of_a_link_that_is_to_be_mended_stays(self, ledger: Ledger, first: bool, then: bool, kept: int) -> None:
+        """The run of whoever is found again does not mend that."""
+        for number, relink in enumerate((first, then), 1):
+            ledger.add_drift("s1", "cus_1", {**DRIFT, "relink": relink, "number": number}, NOW + 90)
+        assert [each["number"] for each in ledger.drifts("s1")] == [kept]
+
     def test_of_one_search_is_not_anothers(self, ledger: Ledger) -> None:
         ledger.add_drift("s1", "u-1", DRIFT, NOW + 90)
         ledger.add_drift("s10", "u-2", DRIFT, NOW + 90)
@@ -1972,7 +1968,6 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "close_deletion": lambda ledger: ledger.close_deletion("t1", frozenset(), NOW),
     "fail_deletion": lambda ledger: ledger.fail_deletion("t1", execution="arn:run", error="no"),
     "links": lambda ledger: ledger.links(["cus_1"]),
-    "known_purchases": lambda ledger: ledger.known_purchases([("cus_1", "or_1")]),
     "running": lambda ledger: ledger.running("cus_1", NOW),
     "people": lambda ledger: ledger.people(["u-1"]),
     "mark_seen": lambda ledger: ledger.mark_seen(["u-1"], NOW, NOW),
