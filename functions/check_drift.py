@@ -1,21 +1,24 @@
 """CheckDrift: how many differ, and may so many lose access?
 
 in      the search, with plan, scan and shards
-out     {"mend": whether anybody is to be mended, "found": how many differ, "disabled": how many would lose access,
-         "kinds": how many of each kind (drift.KINDS), "subscriptions": compared, "unadopted": customers left out}
+out     {"done": whether all are counted, "cursor": who was counted last or null, "mend": whether anybody is to be
+         mended, "found": how many differ, "disabled": how many would lose access, "kinds": how many of each kind
+         (drift.KINDS), "subscriptions": compared, "unadopted": customers left out}
 raises  LedgerThrottled, LedgerUnavailable (passing);
         TooManyDisabled, BillingIncomplete, LedgerRejected (lasting)
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
+from gateway.drift import KINDS
 from gateway.errors import BillingIncomplete, TooManyDisabled
 from gateway.ledger import Ledger
-from gateway.searches import count_all, counts
+from gateway.searches import METRICS, Turn
 from gateway.settings import required
 from gateway.step import Search, search_step
 from gateway.telemetry import count, metrics
@@ -33,20 +36,31 @@ def handler(search: Search) -> dict[str, Any]:
     listed, known, seen, unadopted = _compared(search.state["shards"])
     if known and (not listed or known - listed > max(TOLERATED, known // 100)):
         raise BillingIncomplete(
-            f"Stripe lists {listed} of {known} subscriptions that the ledger knows: key of another account?"
+            f"Stripe lists {listed} of {known} subscriptions that the ledger knows: key of another account? "
+            "(It leaves out those on test clocks.)"
         )
-    rows = [(row["kind"], row["disables"], row.get("party")) for row in ledger.drifts(search.id)]
-    kinds = counts(kind for kind, _, _ in rows)
-    disabled = sum(disables for _, disables, _ in rows)
-    count_all(kinds)
-    metrics.add_metric("WouldDisable", MetricUnit.Count, disabled)
-    if not plan["dry_run"]:
-        _cap(disabled, search.state["scan"]["enabled"], plan)
+    before, turn = search.before("drift"), Turn()
+    kinds: Counter[str] = Counter({**dict.fromkeys(KINDS, 0), **before.get("kinds", {})})
+    disabled, cursor, done = before.get("disabled", 0), before.get("cursor"), True
+    for row in ledger.drifts(search.id, cursor):
+        kinds[row["kind"]] += 1
+        disabled += row["disables"]
+        cursor, done = row["sk"], not turn.over
+        if not done:
+            break
+    if done:
+        for kind, metric in METRICS.items():  # also what was not found: an alarm wants a number
+            metrics.add_metric(metric, MetricUnit.Count, kinds[kind])
+        metrics.add_metric("WouldDisable", MetricUnit.Count, disabled)
+        if not plan["dry_run"]:
+            _cap(disabled, search.state["scan"]["enabled"], plan)
     return {
-        "mend": bool(rows) and not plan["dry_run"],
-        "found": len(rows),
+        "done": done,
+        "cursor": None if done else cursor,
+        "mend": kinds.total() > 0 and not plan["dry_run"],
+        "found": kinds.total(),
         "disabled": disabled,
-        "kinds": kinds,
+        "kinds": dict(kinds),
         "subscriptions": seen,
         "unadopted": unadopted,
     }

@@ -101,14 +101,16 @@ def _suspect(subscription: Subscription, link: Party | None, person: Person | No
 def _sessions(shard: Mapping[str, Any], after: str | None, counted: Counter[str]) -> tuple[set[str], str | None]:
     """A page of Stripe's Checkout sessions: who bought something once that gives nothing yet."""
     rows, last = billing.one_time_sessions(shard["from"], shard["until"], after)
-    orders = [found for row in rows if (found := _order(row)) is not None]
-    links, people = _linked(each.party for each in orders)
+    orders = [(found, int(row["created"])) for row in rows if (found := _order(row)) is not None]
+    links, people = _linked(each.party for each, _ in orders)
     counted["seen"] += len(rows)
     suspects = set()
-    for each in orders:
+    for each, created in orders:
         link = links.get(each.party)
         person = people.get(link.sub) if link is not None and link.sub is not None else None
         if each.purchase is None or (person is not None and each.purchase.id in person.granted):
+            continue
+        if link is not None and (link.deleting or created <= (link.deleted_at or 0)):
             continue
         if shard["dry_run"]:
             _keep(shard, differences.of_party(each.party, each.purchase))

@@ -7,12 +7,12 @@ raises  StripeThrottled, StripeUnavailable, SecretUnavailable, LedgerThrottled, 
         StartUnavailable (passing);
         BillingIncomplete, StripeKeyRejected, StripeRejected, LedgerRejected, StartRejected (lasting)
 
-Two kinds of lists: all events since the last search, and from before that what some webhook endpoint has not taken, for
-as long as Stripe keeps events.
+Two kinds of lists: all events since the last search, and, where the plan says so, from before that what some webhook
+endpoint has not taken, for as long as Stripe keeps events.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -34,11 +34,7 @@ PER_SECOND = whole_number("REPAIRS_PER_SECOND")
 
 _AT_ONCE = 20  # types in one request
 _TYPES = sorted(events.SOUGHT_TYPES)
-LISTS: list[tuple[bool, Sequence[str]]] = [
-    (undelivered, _TYPES[start : start + _AT_ONCE])
-    for undelivered in (True, False)
-    for start in range(0, len(_TYPES), _AT_ONCE)
-]
+_PARTS = [_TYPES[start : start + _AT_ONCE] for start in range(0, len(_TYPES), _AT_ONCE)]
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
@@ -52,22 +48,23 @@ def handler(search: Search) -> dict[str, Any]:
     listed, missed = before.get("listed", 0), before.get("missed", 0)
     changed = before.get("mapping_changed", False)
     cursor = before.get("cursor") or {"list": 0, "after": None}
+    lists = [(undelivered, types) for undelivered in (False, True)[: 1 + plan["find_undelivered"]] for types in _PARTS]
     while True:
-        undelivered, types = LISTS[cursor["list"]]
+        undelivered, types = lists[cursor["list"]]
         span = (plan["events_from"], plan["started"] - SETTLED)
         if undelivered:
             span = (plan["started"] - EVENTS_LAST, plan["events_from"])
         rows, after = billing.events(types, *span, cursor["after"], undelivered=undelivered)
         found = [envelope for row in rows if (envelope := _envelope(row)) is not None]
         if not undelivered:  # of what is older, a search has known before
-            changed = changed or any(events.notice(each) == "MappingChanged" for each in found)
+            changed = changed or any(_changes_limits(each) for each in found)
         known = {row["event_id"] for row in ledger.rows([each.id for each in found])}
         listed += len(rows)
         for each in found:
             if each.id not in known and _missed(each, pace, dry_run=plan["dry_run"]):
                 missed += 1
         cursor = {"list": cursor["list"] + (after is None), "after": after}
-        done = cursor["list"] == len(LISTS)
+        done = cursor["list"] == len(lists)
         if done or turn.over:
             return {
                 "done": done,
@@ -76,6 +73,11 @@ def handler(search: Search) -> dict[str, Any]:
                 "missed": missed,
                 "mapping_changed": changed,
             }
+
+
+def _changes_limits(event: events.Envelope) -> bool:
+    """Whether somebody may have another number of dapps since; nobody has bought yet what is new."""
+    return events.notice(event) == "MappingChanged" and not event.type.endswith(".created")
 
 
 def _envelope(row: Mapping[str, Any]) -> events.Envelope | None:

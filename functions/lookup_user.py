@@ -52,7 +52,7 @@ def handler(run: Run) -> dict[str, Any]:
         "target": asdict(wanted),
         "live": lives,
         "live_target": should,
-        "unbanned": banned and user.enabled,
+        "unbanned": banned and user.enabled and not party.deleting,
         "invite": person is not None and paying and _invite(run, user, person),
         "rename": person is not None and paying and _rename(party, user, person),
     }

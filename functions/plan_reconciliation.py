@@ -2,9 +2,9 @@
 
 in      the search; its input may say {"find": "events", "drift" or "all", "dry_run": true, "backfill": true,
         "max_disabled": people, "max_disabled_percent": percent}
-out     {"id": the execution's name, "started": Unix seconds, "find_events", "find_drift", "dry_run", "backfill",
-         "events_from": Unix seconds, "max_disabled", "max_disabled_percent", "shards": what is compared beside each
-         other}
+out     {"id": the execution's name, "started": Unix seconds, "find_events", "find_undelivered": also what is older
+         and some endpoint has not taken, "find_drift", "dry_run", "backfill", "events_from": Unix seconds,
+         "max_disabled", "max_disabled_percent", "shards": what is compared beside each other}
 raises  StripeThrottled, StripeUnavailable, SecretUnavailable, LedgerThrottled, LedgerUnavailable (passing);
         SearchInvalid, BillingIncomplete, StripeKeyRejected, StripeRejected, LedgerRejected (lasting)
 """
@@ -31,7 +31,7 @@ INPUT = {"find", "dry_run", "backfill", "max_disabled", "max_disabled_percent"}
 OVERLAP = 600  # Stripe lists an event a moment after its `created`; a search before may have been too early for one
 SHARDS = 40  # of Stripe's list: enough that a killed one costs little, few enough for one state's data
 SEGMENTS = 8  # of the ledger
-WITNESSES = 3  # customers who are asked for; a single one may have been deleted with test data
+WITNESSES = 10  # customers who are asked for; some may have been deleted with test data
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
@@ -40,7 +40,7 @@ billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     now = int(time.time())
-    find, dry_run, backfill = _find(search.state), _said(search.state, "dry_run"), _said(search.state, "backfill")
+    find, dry_run, backfill = _asked(search.state), _said(search.state, "dry_run"), _said(search.state, "backfill")
     _require_known_account()
     known_until = ledger.events_known_until()
     events_from = (now - WINDOW if known_until is None else known_until) - OVERLAP
@@ -49,6 +49,7 @@ def handler(search: Search) -> dict[str, Any]:
         "id": search.id,
         "started": now,
         "find_events": find != "drift",
+        "find_undelivered": known_until is None or find == "all",
         "find_drift": find != "events",
         "dry_run": dry_run,
         "backfill": backfill,
@@ -84,7 +85,8 @@ def _parts(now: int, *, backfill: bool) -> list[dict[str, Any]]:
     return parts
 
 
-def _find(state: Mapping[str, Any]) -> str:
+def _asked(state: Mapping[str, Any]) -> str:
+    """What is to be found, of an input that says nothing else than it may."""
     if not state.keys() <= INPUT:
         raise SearchInvalid(f"the input may say {', '.join(sorted(INPUT))}, and nothing else")
     find = state.get("find", "all")

@@ -59,10 +59,12 @@ def handler(search: Search) -> dict[str, Any]:
 
 
 def _suspect(listed: Listed, person: Person | None) -> bool:
-    if person is None or not person.parties:
-        return listed.user.ours and (person is None or person.deleted_at is None)
+    if person is None:
+        return listed.user.ours
     if person.deleted_at is not None:
         return False
+    if not person.parties:
+        return listed.user.ours or person.held is not None
     facts: Mapping[str, Any] = {
         "granted": person.granted,
         "before": None if GOVERN else person.before,

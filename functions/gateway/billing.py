@@ -21,6 +21,9 @@ from gateway.settings import SettingMissing, required
 
 _Answer = TypeVar("_Answer")
 
+# So many products of a list are remembered at most: some shops make one for every sale.
+_MANY_PRODUCTS = 1000
+
 # No object of Stripe's is older (1 January 2011).
 _STRIPE_BEGAN = 1_293_840_000
 _DAY = 86_400
@@ -189,7 +192,7 @@ class Billing:
     ) -> tuple[list[tuple[str, Subscription]], str | None]:
         """A hundred subscriptions at most that were made from `since` on and before `until`, ended ones included, each
         with its customer; and the last one's id when there are more. `after`: the last one of the page before."""
-        if after is None:
+        if after is None or len(self._listed.metadata) > _MANY_PRODUCTS:
             self._listed = _Products()
         wanted: dict[str, Any] = {"status": "all", "created": {"gte": since, "lt": until}}
         wanted |= {"expand": ["data.latest_invoice", "data.schedule"]}

@@ -56,8 +56,8 @@ class Differences:
         self._govern = govern
 
     def of_party(self, name: str, also: Purchase | None = None) -> Difference | None:
-        """How the person of a party differs; None when nothing is missing, when a run of theirs is under way, or when
-        their account is being deleted. `also`: a one-time order of the party that the ledger does not know.
+        """How the person of a party differs; None when nothing is missing, when an order of theirs is open (RunDue has
+        them), or when their account is being deleted. `also`: a one-time order that the ledger does not know.
 
         What Stripe does not know is counted, and nobody loses anything for it."""
         try:
@@ -80,15 +80,17 @@ class Differences:
 
     def of_user(self, listed: Listed, person: Person | None) -> Difference | None:
         """The same of a user on a page of the pool. One of ours whom no customer is linked to has lost the link."""
+        user = listed.user
         if person is not None and person.parties:
             return self.of_party(min(person.parties))
-        user = listed.user
+        if person is not None and person.held is not None:  # no run is theirs: POST /hold again
+            return Difference("hold_lost", None, user.sub, disables=False) if user.enabled else None
         if not user.ours:
             return None
         if listed.customer_id is None:
             return Difference("orphaned_link", None, user.sub, disables=False)
         try:
-            return self._of_orphan(user, self._ledger.party(listed.customer_id))
+            return self._of_orphan(user, self._ledger.party(listed.customer_id), named=False)
         except BillingIncomplete as error:
             _unclear(listed.customer_id, error)
         return None
@@ -112,7 +114,7 @@ class Differences:
         kind = self._kind(access, user, wanted, party, person)
         if kind == "orphaned_link" and self._ledger.person(str(user.sub)) is not None:
             kind = "paid_without_access"  # the user is not lost: another customer leads to them
-        if kind is None or any(self._ledger.running(each, now) for each in sorted(names)):
+        if kind is None or any(self._ledger.waiting(each, now) for each in sorted(names)):
             return None
         # A limit of nothing is no access: a mapping that was mistyped must not take it from everybody at once.
         nothing_left = bool(access.wanted) and user.enabled and user.dapp_limit > 0 and wanted.dapp_limit == 0
@@ -125,14 +127,22 @@ class Differences:
         should = live(user if user.linked else User(exists=False), access, wanted, known, banned=banned)
         return kind_of(access, user, wanted, known, should, link_known=party.sub is not None, banned=banned)
 
-    def _of_orphan(self, user: User, party: Party) -> Difference | None:
+    def _of_orphan(self, user: User, party: Party, *, named: bool = True) -> Difference | None:
+        """`named`: the ledger has something of the link. Otherwise only an attribute of the user says whose they are,
+        and the address at Stripe must be theirs."""
         now = int(time.time())
-        if party.deleting or self._ledger.running(party.id, now):
+        if party.deleting or self._ledger.waiting(party.id, now):
             return None
+        lost = Difference("orphaned_link", None, user.sub, disables=False)
         other = party.sub if party.sub != user.sub else None
         if party.deleted_at is not None or (other is not None and self._users.get(other) is not None):
-            return Difference("orphaned_link", None, user.sub, disables=False)
-        access = access_of([bought(party, self._billing, now)], now, self._policy, None)
+            return lost
+        found = bought(party, self._billing, now)
+        if not named:
+            same = self._users.get(str(user.sub), found.email) if found.email is not None else None
+            if same is None or same.renamed:
+                return lost
+        access = access_of([found], now, self._policy, None)
         disables = access.wanted is False and user.enabled
         return Difference("orphaned_link", party.id, user.sub, disables, relink=True, replacing=other)
 

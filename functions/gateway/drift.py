@@ -41,8 +41,8 @@ WRITES: Mapping[Kind, int] = {
 }
 
 # Customers of whom the ledger has never heard are adopted only if somebody asks for it (backfill), unless their
-# subscription is so young that Stripe still has its events (seconds).
-EVENTS_LAST = 30 * 86_400
+# subscription is so young that Stripe still has its events (seconds; an hour less, because a list takes its time).
+EVENTS_LAST = 30 * 86_400 - 3600
 
 
 def kind_of(

@@ -20,7 +20,7 @@ address the same, and nothing personal.
 Indexes: ByParty and ByEmail list orders (rank OPEN#… before it is fulfilled, DONE#… after), Due lists what RunDue has
 to do. They are eventually consistent, so nothing that must be right reads them: they only find work.
 
-Every method is one call to DynamoDB, so a caller's order of writes is visible where it is decided.
+Every write is one call to DynamoDB, so a caller's order of writes is visible where it is decided.
 All moments are Unix seconds.
 """
 
@@ -64,7 +64,7 @@ MAX_ATTEMPTS = 14
 _LONGEST_WAIT = 6 * 3600
 _DAY = 24 * 3600
 
-# How many open orders are looked at for one that runs.
+# How many open orders are looked at for one that can be run.
 _OLDEST = 100
 
 # How many pages of the ledger are looked through for any customer.
@@ -904,11 +904,10 @@ class Ledger:
         rows = self._batch([_key(f"PARTY#{party}", "PARTY") for party in sorted(set(parties))])
         return {row["pk"].removeprefix("PARTY#"): _party(row["pk"].removeprefix("PARTY#"), row) for row in rows}
 
-    def running(self, party: str, now: int) -> bool:
-        """Whether a run of one of the party's open orders may be under way: the oldest ones are looked at."""
+    def waiting(self, party: str, now: int) -> bool:
+        """Whether an order of the party is run, or will be run again by RunDue: the oldest open ones are looked at."""
         oldest = list(islice(self.open_orders(party, now + 60), _OLDEST))
-        attempts = (attempt_of(row) for row in self.rows(oldest))
-        return any(not attempt.over(now) for attempt in attempts)
+        return any(row["attempts"] > 0 and row["state"] != "FULFILLED" for row in self.rows(oldest))
 
     def people(self, subs: Iterable[str]) -> dict[str, Person]:
         """The persons of these users; an unknown one is not in it. Strongly consistent."""
@@ -920,10 +919,11 @@ class Ledger:
         rows = [{"pk": f"SEEN#{sub}", "sk": "SEEN", "seen_at": at, "expires_at": expires_at} for sub in subs]
         for start in range(0, len(rows), 25):
             left = {self._table: [{"PutRequest": {"Item": _row(row)}} for row in rows[start : start + 25]]}
-            for _ in range(len(_CONFLICT_WAITS)):
+            for wait in _CONFLICT_WAITS:
                 left = self._call("batch_write_item", RequestItems=left).get("UnprocessedItems", {})
                 if not left:
                     break
+                time.sleep(random.uniform(0, wait))  # noqa: S311 - jitter, no secret
             else:
                 raise LedgerThrottled("batch_write_item left rows out again and again")
 

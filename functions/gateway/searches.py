@@ -1,18 +1,15 @@
 """What the long tasks of a reconciliation share: when a call ends, and how fast it may go."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway.drift import KINDS, Kind
 from gateway.step import Search
-from gateway.telemetry import metrics
 
 # A task ends itself after this long, and its state calls it again where it was. One page takes far less than what is
 # then left of the Lambda's time-out (template.yaml).
-TURN_SECONDS = 600
+TURN_SECONDS = 300
 
 # How long rows are kept that only the searches themselves and their readers need (seconds).
 KEPT = 90 * 86_400
@@ -25,10 +22,10 @@ METRICS: Mapping[Kind, str] = {kind: kind.title().replace("_", "") for kind in K
 
 
 class Turn:
-    """One call of a task that goes on in the next."""
+    """One call of a task that goes on in the next; `times` as long as usual."""
 
-    def __init__(self) -> None:
-        self._end = time.monotonic() + TURN_SECONDS
+    def __init__(self, times: int = 1) -> None:
+        self._end = time.monotonic() + times * TURN_SECONDS
 
     @property
     def over(self) -> bool:
@@ -49,20 +46,6 @@ class Pace:
         if self._free_at > now:
             time.sleep(self._free_at - now)
         self._free_at = max(now, self._free_at) + amount / self._per_second
-
-
-def counts(kinds: Iterable[str]) -> dict[str, int]:
-    """How often each kind occurs; all kinds are named."""
-    found: dict[str, int] = dict.fromkeys(KINDS, 0)
-    for kind in kinds:
-        found[kind] += 1
-    return found
-
-
-def count_all(found: Mapping[str, Any]) -> None:
-    """Count what a search found as metrics, also what it did not find: an alarm wants a number."""
-    for kind, metric in METRICS.items():
-        metrics.add_metric(metric, MetricUnit.Count, found[kind])
 
 
 def report_of(search: Search) -> dict[str, Any]:

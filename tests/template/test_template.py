@@ -35,6 +35,10 @@ OUTPUTS = {"WebhookUrl", "OperatorApi", "OperatorApiArn", "UserPoolId", "UserPoo
 OUTPUTS |= {"AlarmTopicArn", "OffboardingStateMachineArn", "ReconciliationStateMachineArn", "OrdersTable", "DappsUrl"}
 FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddClaimsFunction"}
 NAMESPACE, SERVICE = "StripeCognitoGateway", [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
+# What AWS itself counts.
+OF_AWS = [
+    ("AWS/States", [{"Name": "StateMachineArn", "Value": {"Ref": "ReconciliationStateMachine"}}], "ExecutionsTimedOut")
+]
 WEBHOOK = ("POST", "/create")
 OPERATORS = {("POST", "/read"), ("POST", "/update"), ("POST", "/delete"), ("POST", "/hold")}
 USERS = {("POST", "/dapps"), ("GET", "/dapps"), ("DELETE", "/dapps/{id}")}
@@ -321,10 +325,12 @@ def alarms_watch_what_is_counted(app: Application) -> list[str]:
     """An alarm on a name that nothing counts never rings."""
     problems = []
     for name, alarm in app.resources("AWS::CloudWatch::Alarm").items():
-        if f'metrics.add_metric("{alarm.get("MetricName")}"' not in "".join(app.sources.values()):
-            problems.append(f"{name} watches {alarm.get('MetricName')}, which nothing counts")
-        if (alarm.get("Namespace"), alarm.get("Dimensions")) != (NAMESPACE, SERVICE):
+        where = (alarm.get("Namespace"), alarm.get("Dimensions"))
+        metric = alarm.get("MetricName")
+        if where != (NAMESPACE, SERVICE) and (*where, metric) not in OF_AWS:
             problems.append(f"{name} watches another place")
+        elif where[0] == NAMESPACE and f'metrics.add_metric("{metric}"' not in "".join(app.sources.values()):
+            problems.append(f"{name} watches {metric}, which nothing counts")
         if alarm.get("AlarmActions") != [{"Ref": "AlarmTopic"}]:
             problems.append(f"{name} tells nobody")
         if not alarm.get("AlarmDescription"):

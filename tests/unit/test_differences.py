@@ -316,10 +316,13 @@ class TestOfParty:
         world.users.delete(sub)
         assert world.of_lost_link("cus_1", sub) is None
 
-    def test_of_a_lost_link_whose_customer_stripe_does_not_know_is_none(self, world: Everything) -> None:
+    def test_of_a_lost_link_whose_customer_stripe_does_not_know_is_none(
+        self, world: Everything, unclear: Callable[[], float]
+    ) -> None:
         sub = world.settled()
         world.stripe.customers.clear()
         assert world.of_lost_link("cus_1", sub) is None
+        assert unclear() == 1
 
     def test_is_about_all_of_a_persons_parties(self, world: Everything) -> None:
         sub = world.settled("cus_1", "cus_2", "cs_3")
