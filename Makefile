@@ -57,7 +57,8 @@ test-source: .venv/ready
 	rm -f .coverage .coverage.*
 	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT),--ignore $(each)) \
 		--cov --cov-report=
-	.venv/bin/coverage report --include='functions/gateway/access.py,functions/gateway/events.py' --fail-under=100
+	.venv/bin/coverage report --fail-under=100 \
+		--include='functions/gateway/access.py,functions/gateway/drift.py,functions/gateway/events.py'
 	.venv/bin/coverage report --fail-under=90
 
 ## make test-stack       what the tests stand on: the local stack, and the stand-in of Stripe
@@ -65,13 +66,12 @@ test-source: .venv/ready
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
-## make test-load        500 events while every service refuses now and then; reservations side by side; a reconciliation of
-##                       a thousand customers (minutes)
+## make test-load        500 events while every service refuses now and then; reservations side by side; a reconciliation (minutes)
 .PHONY: test-load
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)
 
-## make test-models      every interleaving of two runs, random lives, every failure, the cost of every event (minutes)
+## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event (minutes)
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)
@@ -81,12 +81,12 @@ test-models: .venv/ready
 test-exhaustive: .venv/ready
 	.venv/bin/pytest -m exhaustive
 
-## make test-mutants     every mutant of access.py and events.py is killed, or explained in tests/mutants.toml (minutes)
+## make test-mutants     every mutant of access.py, drift.py and events.py is killed, or explained in tests/mutants.toml (minutes)
 .PHONY: test-mutants
 test-mutants: .venv/ready
 	@.venv/bin/python -m tests.mutants
 
-## make bench            measures everything side by side, into the README: tables and tests/bench/results.svg (half an hour)
+## make bench            measures everything side by side, into the README: tables and tests/bench/results.svg (an hour)
 .PHONY: bench
 bench: .venv-bench/ready .venv-sam/ready .venv-runtime/ready build/usual/ready
 	@PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv-bench/bin/python -m tests.bench
