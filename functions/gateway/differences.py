@@ -90,7 +90,8 @@ class Differences:
         if listed.customer_id is None:
             return Difference("orphaned_link", None, user.sub, disables=False)
         try:
-            return self._of_orphan(user, self._ledger.party(listed.customer_id), named=False)
+            party = self._ledger.party(listed.customer_id)
+            return self._of_orphan(user, party, named=party.sub == user.sub)
         except BillingIncomplete as error:
             _unclear(listed.customer_id, error)
         return None

@@ -915,7 +915,7 @@ class Ledger:
         return {row["pk"].removeprefix("PERSON#"): _person(row) for row in rows}
 
     def mark_seen(self, subs: Iterable[str], at: int, expires_at: int) -> None:
-        """Keep that a search which began at that moment has met these users in the pool."""
+        """Keep that a search has met these users in the pool at that moment."""
         rows = [{"pk": f"SEEN#{sub}", "sk": "SEEN", "seen_at": at, "expires_at": expires_at} for sub in subs]
         for start in range(0, len(rows), 25):
             left = {self._table: [{"PutRequest": {"Item": _row(row)}} for row in rows[start : start + 25]]}

@@ -556,6 +556,7 @@ LOOPS = {
     "DecideEvents": "FindMissedEvents",
     "DecideScan": "ScanUsers",
     "DecideShard": "CompareShard",
+    "DecideMending": "CheckDrift",
     "DecideMended": "MendDrift",
 }
 FULFILLMENT, OFFBOARDING = "FulfillmentStateMachine", "OffboardingStateMachine"
@@ -723,6 +724,7 @@ BROKEN: list[tuple[Rule, Break]] = [
     *((loops_go_on_until_done, _choice(choice, Variable="$.plan.done")) for choice in LOOPS),
     *((loops_go_on_until_done, _state(choice, Default=task)) for choice, task in LOOPS.items()),
     (loops_go_on_until_done, lambda app: _place(app, "DecideEvents")["Choices"].reverse()),
+    (loops_go_on_until_done, lambda app: _place(app, "DecideMending")["Choices"].reverse()),
     (loops_go_on_until_done, _choice("DecideEvents", 1, Next="FindMissedEvents")),
     (loops_go_on_until_done, _state("MarkReconciled", Next="FindMissedEvents")),
     (loops_go_on_until_done, _state("DecideMended", Default="DecideMending")),

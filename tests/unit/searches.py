@@ -28,6 +28,7 @@ PLAN: Json = {
     "id": SEARCH,
     "started": NOW,
     "find_events": True,
+    "find_undelivered": True,
     "find_drift": True,
     "dry_run": False,
     "backfill": False,

@@ -1836,6 +1836,30 @@ class TestSubscriptionsMade:
         again = every(lambda after: seen.subscriptions_made(*SPAN, after))
         assert {each.items[0].dapps for _, each in again} == {"3"}
 
+    def test_remember_no_more_products_than_some(
+        self,
+        account: StripeAccount,
+        reader: Reader,
+        customer: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Some shops make one for every sale: flat memory, at the price of reading one again."""
+        plain = [
+            priced(account, account.create_product("Seats", {"dapps": "2"}, f"prod_{n}")["id"]) for n in range(101)
+        ]
+        for each in plain:
+            subscribed(account, customer, each)
+        read = {}
+        for most in (1000, 100, 99):
+            monkeypatch.setattr(billing, "_MANY_PRODUCTS", most)
+            seen = reader()
+            _, after = seen.subscriptions_made(*SPAN, None)
+            account.requests.clear()
+            seen.subscriptions_made(*SPAN, after)
+            seen.subscriptions_made(*SPAN, after)
+            read[most] = sum(path.startswith("products/") for path in paths(account))
+        assert read == {1000: 1, 100: 2, 99: 1}
+
     @pytest.mark.parametrize(
         ("customer", "name"), [("cus_1", "cus_1"), ({"id": "cus_1"}, "cus_1"), (None, ""), ({}, "")]
     )

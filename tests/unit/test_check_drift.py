@@ -25,6 +25,12 @@ METRICS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _one_call(searches: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call of this task ends after its time alone: it has no pages."""
+    monkeypatch.setattr("gateway.searches.TURN_SECONDS", 300)
+
+
 def shards(*, listed: Iterable[int] = (10,), known: Iterable[int] = (10,)) -> list[Json]:
     """Shards of Stripe's list and of the ledger's people that found so many subscriptions which give something."""
     found = []
@@ -50,6 +56,8 @@ def differ(searches: Searches, people: int, kind: Kind = "access_without_payment
 class TestAnswer:
     def test_of_nobody_is_that_nobody_is_to_be_mended(self, searches: Searches, counted: Counted) -> None:
         assert searches.ask("CheckDrift", state()) == {
+            "done": True,
+            "cursor": None,
             "mend": False,
             "found": 0,
             "disabled": 0,
@@ -99,6 +107,70 @@ class TestAnswer:
         searches.table.errors["query"] = [refusal("ProvisionedThroughputExceededException")]
         with pytest.raises(LedgerThrottled):
             searches.ask("CheckDrift", state())
+
+
+class TestCalls:
+    """One person each; what they have counted goes on exactly."""
+
+    @pytest.fixture(autouse=True)
+    def _short(self, _one_call: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gateway.searches.TURN_SECONDS", 0)
+
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_count_everybody_once(self, searches: Searches, counted: Counted, lost: bool) -> None:
+        differ(searches, 3)
+        differ(searches, 2, "wrong_limit", disables=False)
+        answers = searches.ask_all("CheckDrift", "drift", state(), lost=lost)
+        assert [(each["done"], each["found"], each["disabled"], each["mend"]) for each in answers] == [
+            (False, 1, 1, True),
+            (False, 2, 2, True),
+            (False, 3, 3, True),
+            (False, 4, 3, True),
+            (False, 5, 3, True),
+            (True, 5, 3, True),
+        ]
+        rows = [each["sk"] for each in searches.ledger.drifts(SEARCH)]
+        assert [each["cursor"] for each in answers] == [*rows, None]
+        kinds = {**NOTHING, "access_without_payment": 3, "wrong_limit": 2}
+        assert (answers[-1]["kinds"], list(answers[0]["kinds"])) == (kinds, list(KINDS))
+        assert {(each["subscriptions"], each["unadopted"]) for each in answers} == {(15, 3)}
+        if not lost:
+            assert counted() == {**METRICS, "AccessWithoutPayment": 3, "WrongLimit": 2, "WouldDisable": 3}
+
+    def test_that_are_not_the_last_count_no_metric(self, searches: Searches, counted: Counted) -> None:
+        differ(searches, 2)
+        searches.ask("CheckDrift", state(max_disabled=0))
+        assert counted() == {}
+
+    def test_stop_only_when_all_are_counted(self, searches: Searches) -> None:
+        """So that whoever reads it knows how many it would be."""
+        differ(searches, 4)
+        given = state(max_disabled=1)
+        for number in range(1, 5):
+            given = {**given, "drift": searches.ask("CheckDrift", given)}
+            assert (given["drift"]["done"], given["drift"]["disabled"]) == (False, number)
+        with pytest.raises(TooManyDisabled, match="4 of 1000"):
+            searches.ask("CheckDrift", given)
+
+    def test_of_a_dry_run_end_as_well(self, searches: Searches) -> None:
+        differ(searches, 3)
+        last = searches.ask_all("CheckDrift", "drift", state(dry_run=True, max_disabled=0))[-1]
+        assert (last["found"], last["disabled"], last["mend"]) == (3, 3, False)
+
+    def test_go_on_after_a_failure(self, searches: Searches) -> None:
+        differ(searches, 3)
+        given = {**state(), "drift": searches.ask("CheckDrift", state())}
+        searches.table.errors["query"] = [refusal("ProvisionedThroughputExceededException")]
+        with pytest.raises(LedgerThrottled):
+            searches.ask("CheckDrift", given)
+        while not given["drift"]["done"]:
+            given = {**given, "drift": searches.ask("CheckDrift", given)}
+        assert (given["drift"]["found"], given["drift"]["disabled"]) == (3, 3)
+
+    def test_end_after_their_time(self, searches: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("gateway.searches.TURN_SECONDS", 300)
+        differ(searches, 30)
+        assert searches.ask("CheckDrift", state())["done"] is True
 
 
 class TestBlastRadius:
@@ -198,7 +270,7 @@ class TestStripesList:
         if whole:
             searches.ask("CheckDrift", given)
         else:
-            with pytest.raises(BillingIncomplete, match=f"{listed} of {known}"):
+            with pytest.raises(BillingIncomplete, match=f"{listed} of {known} .*test clocks"):
                 searches.ask("CheckDrift", given)
         assert bool(counted()) is whole
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from gateway.access import Item, Live, Purchase
+from gateway.drift import EVENTS_LAST
 from gateway.errors import CognitoThrottled, LedgerThrottled, StripeThrottled, StripeUnavailable
 from tests.unit.operators import OTHER_PRODUCT, refusal, subscription
 from tests.unit.searches import DAY, SEARCH, Searches
-from tests.unit.steps import EMAIL, NOW, Json
+from tests.unit.steps import EMAIL, NOW, ORDER, Json
 
 Counted = Callable[[], dict[str, float]]
 SHARD: Json = {"id": SEARCH, "started": NOW, "dry_run": False, "backfill": False}
@@ -101,11 +102,41 @@ class TestSubscriptions:
         assert compare(searches, SUBSCRIPTIONS) == answer(1, 1)
         assert (searches.drift(), len(searches.stripe.asked)) == ([], 1)
 
-    def test_whose_run_is_under_way_are_no_difference(self, searches: Searches) -> None:
+    @pytest.mark.parametrize("failed", [True, False])
+    def test_whose_order_is_open_are_no_difference(self, searches: Searches, failed: bool) -> None:
+        """It is run, or will be run again."""
         searches.payer(status="canceled")
-        searches.record(at=NOW - 60)
+        searches.record(at=NOW - DAY)
+        if failed:
+            searches.ledger.fail("evt_1", execution="arn:run", error="no", retry_at=NOW + 300)
         compare(searches, SUBSCRIPTIONS)
         assert searches.drift() == []
+
+    def test_whose_order_cannot_be_run_are_one(self, searches: Searches) -> None:
+        sub = searches.payer(status="canceled")
+        searches.ledger.record(ORDER, NOW - DAY, problem="UnusableEvent: no")
+        compare(searches, SUBSCRIPTIONS)
+        assert searches.drift() == [row("access_without_payment", sub, disables=True)]
+
+    @pytest.mark.parametrize("alone", [True, False])
+    def test_that_are_behind_with_a_payment_are_a_wrong_limit_where_they_are_the_only_one(
+        self, searches: Searches, alone: bool
+    ) -> None:
+        """Beside another one a single subscription says nothing of the status."""
+        sub = searches.payer(status="past_due", first_unpaid=NOW - 60)
+        if not alone:
+            searches.ledger.settle(sub, read_at=NOW, recheck_at=None, granted={"sub_1": 5, "sub_2": 5})
+        compare(searches, SUBSCRIPTIONS)
+        assert searches.drift() == ([row("wrong_limit", sub)] if alone else [])
+        assert len(searches.stripe.asked) == 1 + alone
+
+    def test_that_give_nothing_any_more_are_counted_as_lost_access(self, searches: Searches) -> None:
+        """Somebody wrote 0 into the mapping: the blast radius must see it."""
+        sub = searches.payer()
+        nothing = replace(subscription("sub_1", created=NOW - DAY), items=(Item("price_1", 5, "0"),))
+        searches.stripe.subscribes("cus_1", nothing, email="1@example.com")
+        compare(searches, SUBSCRIPTIONS)
+        assert searches.drift() == [row("wrong_limit", sub, disables=True)]
 
     def test_that_have_ended_and_lost_their_mapping_leave_access_all_the_same(self, searches: Searches) -> None:
         """What it gave is known; without that, it is a subscription to another product."""
@@ -181,7 +212,9 @@ class TestSubscriptions:
 
 class TestUnknownCustomers:
     @pytest.mark.parametrize("backfill", [True, False])
-    @pytest.mark.parametrize(("age", "old"), [(30 * DAY, False), (30 * DAY + 1, True), (1, False), (900 * DAY, True)])
+    @pytest.mark.parametrize(
+        ("age", "old"), [(EVENTS_LAST, False), (EVENTS_LAST + 1, True), (1, False), (900 * DAY, True)]
+    )
     def test_are_adopted_when_that_is_asked_for_or_they_are_young(
         self, searches: Searches, backfill: bool, age: int, old: bool
     ) -> None:
@@ -294,12 +327,43 @@ class TestPeople:
         assert compare(searches, PEOPLE) == answer(2, 0)
         assert (searches.drift(), searches.stripe.asked) == ([], [])
 
+    def test_whose_customer_has_another_user_have_lost_nothing(self, searches: Searches) -> None:
+        """Also while their old user is still there."""
+        old = searches.payer()
+        sub, _ = searches.users.create(EMAIL, dapp_limit=5, payment_status="ACTIVE", customer_id="cus_1")
+        searches.ledger.link(["cus_1"], sub, replacing=old)
+        searches.ledger.mark_seen([old, sub], NOW, NOW + DAY)
+        assert compare(searches, PEOPLE) == answer(2, 0)
+        assert (searches.drift(), searches.stripe.asked) == ([], [])
+
     def test_whose_customer_knows_nothing_of_them_have_lost_the_link(self, searches: Searches) -> None:
         sub = searches.payer()
         searches.ledger.mark_seen([sub], NOW, NOW + DAY)
         searches.dynamodb.delete_item(TableName="orders", Key={"pk": {"S": "PARTY#cus_1"}, "sk": {"S": "PARTY"}})
         assert compare(searches, PEOPLE) == answer(1, 0)
         assert searches.drift() == [row("orphaned_link", sub) | {"relink": True}]
+
+    def test_who_have_lost_one_link_of_two_are_counted_by_the_other(self, searches: Searches) -> None:
+        """The party is known, but not whose it is."""
+        sub = searches.payer()
+        searches.ledger.link(["cus_2"], sub, replacing=None)
+        searches.subscribes("cus_2")
+        searches.ledger.mark_seen([sub], NOW, NOW + DAY)
+        searches.dynamodb.delete_item(TableName="orders", Key={"pk": {"S": "PARTY#cus_2"}, "sk": {"S": "PARTY"}})
+        searches.ledger.note_party("cus_2", email="2@example.com", subscribed=True)
+        assert compare(searches, PEOPLE) == answer(1, 1)
+        assert searches.drift() == [row("orphaned_link", sub, "cus_2") | {"relink": True}]
+
+    def test_whose_user_was_not_met_are_asked_for_by_a_customer_who_leads_to_them(self, searches: Searches) -> None:
+        """The other one has a new user, who has what they pay for."""
+        sub = searches.payer("2")
+        searches.users.delete(sub)
+        new = searches.payer("1")
+        searches.ledger.link(["cus_1"], sub, replacing=new)
+        searches.ledger.link(["cus_1"], new, replacing=sub)
+        searches.ledger.mark_seen([new], NOW, NOW + DAY)
+        assert compare(searches, PEOPLE) == answer(2, 2)
+        assert searches.drift() == [row("user_deleted", sub, "cus_2")]
 
     def test_are_counted_by_their_subscriptions(self, searches: Searches) -> None:
         """What Stripe lists must be as many; purchases are not in that list."""
@@ -367,6 +431,48 @@ class TestSessions:
         searches.stripe.asked.clear()
         assert compare(searches, SESSIONS) == answer(1, 0)
         assert len(searches.stripe.asked) == 1
+
+    def test_that_are_known_and_give_nothing_are_paid_without_access(self, searches: Searches) -> None:
+        """Killed after the purchase was kept, and its person has other things."""
+        sub = searches.payer()
+        self.bought(searches)
+        searches.subscribes("cus_1")
+        compare(searches, SESSIONS)
+        first = searches.drift()
+        searches.dynamodb.delete_item(TableName="orders", Key={"pk": {"S": f"DRIFT#{SEARCH}"}, "sk": {"S": sub}})
+        compare(searches, SESSIONS)
+        assert first == searches.drift() == [row("wrong_limit", sub)]
+
+    @pytest.mark.parametrize(("later", "found"), [(-1, False), (0, False), (1, True)])
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_of_a_deleted_account_are_none_and_nothing_personal_comes_back(
+        self, searches: Searches, later: int, found: bool, dry_run: bool
+    ) -> None:
+        self.bought(searches)
+        searches.ledger.bury("cus_1", NOW - 50 * DAY - later, "t", deleting=False)
+        shard = {**SESSIONS, "dry_run": dry_run}
+        before = searches.everything()
+        assert compare(searches, shard) == answer(1, 0)
+        assert searches.drift() == ([row("paid_without_access", None)] if found else [])
+        kept = found and not dry_run
+        assert (searches.everything() == before) is not kept
+        assert any(EMAIL in each for each in searches.everything()) is kept
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_of_an_account_that_is_being_deleted_are_none(self, searches: Searches, dry_run: bool) -> None:
+        self.bought(searches)
+        searches.ledger.bury("cus_1", NOW - 60 * DAY, "t", deleting=True)
+        before = searches.everything()
+        assert compare(searches, {**SESSIONS, "dry_run": dry_run}) == answer(1, 0)
+        assert (searches.drift(), searches.everything()) == ([], before)
+
+    @pytest.mark.parametrize("dry_run", [True, False])
+    def test_that_were_paid_back_are_none(self, searches: Searches, dry_run: bool) -> None:
+        """Stripe is asked for each of them, in a dry run as well."""
+        self.bought(searches)
+        searches.stripe.purchases["cs_1"] = Purchase("cs_1", "refunded", (Item("price_1", 3, "1"),), NOW - 50 * DAY)
+        assert compare(searches, {**SESSIONS, "dry_run": dry_run}) == answer(1, 0)
+        assert searches.drift() == []
 
     @pytest.mark.parametrize("changed", [{"payment_status": "unpaid"}, {"mode": "setup"}, {"mode": "subscription"}])
     def test_in_which_nothing_was_bought_once_are_none(self, searches: Searches, changed: Json) -> None:

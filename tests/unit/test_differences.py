@@ -288,6 +288,15 @@ class TestOfParty:
         world.users.update(sub, dapp_limit=0)
         assert world.of_party() == Difference("wrong_limit", "cus_1", sub, disables=False)
 
+    def test_of_a_limit_of_nothing_takes_no_access_from_who_has_none(self, world: Everything) -> None:
+        """They get back what they have paid for, which is nothing."""
+        sub = world.settled()
+        disable_by_billing(world, sub)
+        world.stripe.subscribes("cus_1", replace(subscription(), items=(Item("price_1", 5, "0"),)))
+        found = world.of_party()
+        assert found is not None
+        assert (found.sub, found.disables) == (sub, False)
+
     def test_of_another_customer_of_somebody_is_no_lost_link(self, world: Everything) -> None:
         world.settled()
         world.stripe.subscribes("cus_2", subscription("sub_2"))
@@ -368,21 +377,25 @@ class TestLeftAlone:
     """Who is looked at by somebody else, or about whom nobody can tell."""
 
     @pytest.mark.parametrize("party", ["cus_1", "cus_2"])
-    def test_is_whom_a_run_is_about(self, world: Everything, party: str) -> None:
+    def test_is_whom_an_open_order_is_about(self, world: Everything, party: str) -> None:
+        """It is run, or will be run again, however long that takes."""
         cancel(world, world.settled("cus_1", "cus_2"))
         world.stripe.subscribes("cus_2", subscription("sub_2", "canceled"))
         now = int(world.clock.now)
         world.steps.record(customer_id=party)
-        assert world.of_party("cus_1") is None
-        assert world.of_party("cus_2") is None
-        world.clock.now = now + ATTEMPT_SECONDS
+        for later in (0, ATTEMPT_SECONDS, 30 * 86_400):
+            world.clock.now = now + later
+            assert (world.of_party("cus_1"), world.of_party("cus_2")) == (None, None)
+        world.ledger.fail("evt_1", execution="arn:run", error="no", retry_at=now)
+        assert (world.of_party("cus_1"), world.of_party("cus_2")) == (None, None)
+        world.ledger.close("evt_1", now, execution="arn:run", outcome="unchanged", reason="sub_1 active")
         assert world.of_party("cus_1") is not None
+        assert world.of_party("cus_2") is not None
 
-    def test_is_not_whose_run_has_failed(self, world: Everything) -> None:
-        sub = world.settled()
-        cancel(world, sub)
-        world.steps.record()
-        world.ledger.fail("evt_1", execution="arn:run", error="no", retry_at=int(world.clock.now) + 300)
+    def test_is_not_whose_order_cannot_be_run(self, world: Everything) -> None:
+        """Nobody will ever look at it again."""
+        cancel(world, world.settled())
+        world.ledger.record(replace(steps_order(), order_id="in_1"), int(world.clock.now), problem="UnusableEvent: no")
         assert world.of_party() is not None
 
     def test_is_whose_account_is_being_deleted_or_was(self, world: Everything) -> None:
@@ -491,6 +504,18 @@ class TestOfUser:
         deed(world, sub)
         assert world.of_user(sub) == Difference(kind, "cus_1", sub, disables)
 
+    @pytest.mark.parametrize("provider", ["STRIPE", "", "ADMIN"])
+    def test_of_who_is_banned_and_no_customers_is_left_to_an_operator(
+        self, world: Everything, orphan: str, provider: str
+    ) -> None:
+        """POST /hold again; no run is theirs, and they are no orphan that a payment might bring back."""
+        world.steps.write(orphan, **{"custom:payment_provider": provider})
+        hold(world, orphan)
+        assert world.of_user(orphan) == Difference("hold_lost", None, orphan, disables=False)
+        disable_by_hand(world, orphan)
+        assert world.of_user(orphan) is None
+        assert set(world.table.calls) == set()
+
     @pytest.mark.parametrize("provider", ["", "ADMIN"])
     def test_of_whom_others_made_and_who_never_bought_is_none(self, world: Everything, provider: str) -> None:
         sub, _ = world.users.create(EMAIL, dapp_limit=5, payment_status="ACTIVE", customer_id="cus_1")
@@ -506,6 +531,29 @@ class TestOfUser:
         if known:
             world.ledger.set_live(orphan, Live(True, 5), 1)
         assert world.of_user(orphan) == Difference("orphaned_link", "cus_1", orphan, disables=False, relink=True)
+
+    @pytest.mark.parametrize(
+        ("address", "linked"),
+        [(EMAIL, True), (EMAIL.upper(), True), ("other@example.com", False), (f"x{EMAIL}", False), (None, False)],
+    )
+    def test_of_ours_is_linked_to_who_has_their_address_alone(
+        self, world: Everything, orphan: str, address: str | None, linked: bool
+    ) -> None:
+        """An attribute that somebody wrote by hand must not make them whoever it names."""
+        world.stripe.subscribes("cus_1", subscription(), email=address)
+        party = "cus_1" if linked else None
+        assert world.of_user(orphan) == Difference("orphaned_link", party, orphan, disables=False, relink=linked)
+
+    @pytest.mark.parametrize("address", [EMAIL, "other@example.com", None])
+    def test_of_a_link_that_the_ledger_names_does_not_ask_for_the_address(
+        self, world: Everything, orphan: str, address: str | None
+    ) -> None:
+        world.stripe.subscribes("cus_1", subscription(), email=address)
+        found = Difference("orphaned_link", "cus_1", orphan, disables=False, relink=True)
+        assert world.of_lost_link("cus_1", orphan) == found
+        world.ledger.link(["cus_1"], orphan, replacing=None)
+        world.drop(f"PERSON#{orphan}", "PERSON")
+        assert world.of_party() == found
 
     def test_of_ours_who_is_no_customers_is_left_to_an_operator(self, world: Everything) -> None:
         sub, _ = world.users.create(EMAIL, dapp_limit=5, payment_status="ACTIVE", customer_id=None)
@@ -547,8 +595,9 @@ class TestOfUser:
         [
             lambda world: world.ledger.bury("cus_1", 1, "t1", deleting=True),
             lambda world: world.steps.record(),
+            lambda world: world.steps.record(at=1),
         ],
-        ids=["being deleted", "running"],
+        ids=["being deleted", "running", "run again"],
     )
     def test_is_left_to_who_is_at_it(
         self, world: Everything, orphan: str, deed: Callable[[Everything], object]

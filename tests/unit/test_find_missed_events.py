@@ -7,15 +7,18 @@ from typing import Any
 import pytest
 
 from gateway import events
+from gateway.drift import EVENTS_LAST
 from gateway.errors import LedgerThrottled, StartThrottled, StripeUnavailable
 from gateway.events import HANDLED_TYPES, SOUGHT_TYPES
 from gateway.ledger import ATTEMPT_SECONDS, Attempt, Ledger
+from gateway.searches import SETTLED
 from tests.unit.operators import refusal
 from tests.unit.searches import DAY, PLAN, Searches
-from tests.unit.steps import EMAIL, NOW, Json, Then, module
+from tests.unit.steps import EMAIL, NOW, Json, Then
 
 Counted = Callable[[], dict[str, float]]
 DRY: Json = {"plan": {**PLAN, "dry_run": True}}
+HOURLY: Json = {"plan": {**PLAN, "find_undelivered": False}}
 RUN = {"event_id": "evt_1", "order_id": "in_1", "customer_id": "cus_1"}
 FULFILLED: Json = {"execution": "arn:run", "outcome": "enabled", "reason": "sub_1 active"}
 
@@ -173,7 +176,12 @@ class TestUnusable:
     def test_content_is_counted_as_the_webhook_counts_it(self, searches: Searches, counted: Counted) -> None:
         happens(searches, of={"customer": None})
         find(searches)
-        assert counted()["UnusableEvent"] == 1
+        assert counted() == {"UnusableEvent": 1}
+
+    def test_content_of_a_dry_run_is_counted_and_not_kept(self, searches: Searches, counted: Counted) -> None:
+        happens(searches, of={"customer": None})
+        assert find(searches, DRY) == answer(1, 1)
+        assert (searches.everything(), counted()) == ([], {"UnusableEvent": 1})
 
     def test_content_is_known_from_then_on(self, searches: Searches) -> None:
         happens(searches, of={"customer": None})
@@ -191,8 +199,11 @@ class TestMapping:
             ("product.updated", {"previous_attributes": {"metadata": {"dapps_quantity": None}}}, True),
             ("price.updated", {"previous_attributes": {"lookup_key": "old"}}, True),
             ("price.updated", {"previous_attributes": {"nickname": "old"}}, False),
-            ("price.created", {"object": {"id": "price_1", "metadata": {"dapps": "5"}}}, True),
+            ("price.deleted", {"object": {"id": "price_1", "metadata": {"dapps": "5"}}}, True),
             ("product.deleted", {"object": {"id": "prod_1", "metadata": {}}}, False),
+            # Nobody has bought yet what is new.
+            ("price.created", {"object": {"id": "price_1", "metadata": {"dapps": "5"}}}, False),
+            ("product.created", {"object": {"id": "prod_1", "metadata": {"dapps": "5"}}}, False),
         ],
     )
     @pytest.mark.parametrize("dry_run", [True, False])
@@ -206,7 +217,7 @@ class TestMapping:
     def test_that_some_endpoint_never_took_is_said_once(self, searches: Searches) -> None:
         """Not by every search of the next thirty days: each of them would compare everybody."""
         data = {"object": {"id": "price_1", "metadata": {"dapps": "5"}}}
-        happens(searches, type="price.created", at=NOW - 5 * DAY, data=data)
+        happens(searches, type="price.deleted", at=NOW - 5 * DAY, data=data)
         searches.stripe.undelivered = {"evt_1"}
         assert find(searches)["mapping_changed"] is False
         assert find(searches, {"plan": {**PLAN, "events_from": NOW - 6 * DAY}})["mapping_changed"] is True
@@ -217,25 +228,52 @@ class TestMapping:
 
     def test_stays_changed_over_all_calls(self, searches: Searches) -> None:
         searches.stripe.at_most = 1
-        happens(searches, "evt_m", type="price.created", data={"object": {"id": "p", "metadata": {"dapps": "5"}}})
+        happens(searches, "evt_m", type="price.deleted", data={"object": {"id": "p", "metadata": {"dapps": "5"}}})
         for each in range(3):
-            happens(searches, f"evt_{each}", at=NOW - 4000 - each, type="price.updated")
+            happens(searches, f"evt_{each}", at=NOW - 4000 - each, type="price.deleted")
         answers = searches.ask_all("FindMissedEvents", "events")
         said = [each["mapping_changed"] for each in answers]
         assert said == sorted(said)
-        assert (said[0], said[-1], len(answers) > len(module("FindMissedEvents").LISTS)) == (False, True, True)
+        assert (said[0], said[-1], said.count(True) > 4) == (False, True, True)
 
 
 class TestLists:
-    def test_have_every_type_twice_and_twenty_types_at_most(self) -> None:
-        lists = module("FindMissedEvents").LISTS
+    @staticmethod
+    def asked(searches: Searches, given: Json | None = None) -> list[Any]:
+        """What Stripe was asked for: what is undelivered alone or all, types, from when and until when."""
+        find(searches, given)
+        return [question[1:5] for question in searches.stripe.asked]
+
+    def test_are_the_window_first_and_then_what_some_endpoint_has_not_taken(self, searches: Searches) -> None:
+        """What is younger comes first: the next search begins where that ends."""
+        spans = [(undelivered, since, until) for undelivered, _, since, until in self.asked(searches)]
+        window, older = (False, NOW - DAY, NOW - SETTLED), (True, NOW - EVENTS_LAST, NOW - DAY)
+        assert spans == [window] * (len(spans) // 2) + [older] * (len(spans) // 2)
+
+    def test_are_the_window_alone_where_the_plan_says_so(self, searches: Searches) -> None:
+        happens(searches, at=NOW - 2 * DAY)
+        happens(searches, "evt_2")
+        searches.stripe.undelivered = {"evt_1", "evt_2"}
+        assert {(which, since, until) for which, _, since, until in self.asked(searches, HOURLY)} == {
+            (False, NOW - DAY, NOW - SETTLED)
+        }
+        assert searches.machine.calls == ["evt_2"]
+        assert find(searches) == answer(2, 1)
+
+    @pytest.mark.parametrize("given", [None, HOURLY])
+    def test_have_every_type_once_and_twenty_types_at_most(self, searches: Searches, given: Json | None) -> None:
+        lists = [(which, types) for which, types, _, _ in self.asked(searches, given)]
         assert all(1 <= len(types) <= 20 for _, types in lists)
-        for undelivered in (True, False):
-            asked = [each for which, types in lists for each in types if which is undelivered]
-            assert sorted(asked) == sorted(SOUGHT_TYPES)
+        for undelivered in (False, True):
+            types = [each for which, types in lists for each in types if which is undelivered]
+            assert sorted(types) == (sorted(SOUGHT_TYPES) if not undelivered or given is None else [])
 
     def test_of_what_was_not_delivered_reach_as_far_as_stripe_has_events(self, searches: Searches) -> None:
-        for name, at in (("evt_old", NOW - 30 * DAY), ("evt_gone", NOW - 30 * DAY - 1), ("evt_told", NOW - 9 * DAY)):
+        for name, at in (
+            ("evt_old", NOW - EVENTS_LAST),
+            ("evt_gone", NOW - EVENTS_LAST - 1),
+            ("evt_told", NOW - 9 * DAY),
+        ):
             happens(searches, name, at=at)
         searches.stripe.undelivered = {"evt_old", "evt_gone"}
         find(searches)

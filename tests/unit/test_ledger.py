@@ -1657,57 +1657,84 @@ class TestPeople:
         assert [operation for operation, _ in client.asked] == ["batch_get_item"]
 
 
-class TestRunning:
-    """Whether somebody is looking at a party already."""
+class TestWaiting:
+    """Whether somebody looks at a party already, or will without being asked."""
 
     def test_is_nobody_without_an_order(self, ledger: Ledger) -> None:
-        assert ledger.running("cus_1", NOW) is False
+        assert ledger.waiting("cus_1", NOW) is False
 
     @pytest.mark.parametrize(
-        ("age", "expected"), [(-30, True), (0, True), (ATTEMPT_SECONDS - 1, True), (ATTEMPT_SECONDS, False)]
+        ("age", "expected"), [(-61, False), (-30, True), (0, True), (ATTEMPT_SECONDS, True), (400 * 86_400, True)]
     )
-    def test_is_a_run_as_long_as_it_may_live(self, ledger: Ledger, age: int, expected: bool) -> None:
-        """The webhook's clock may be ahead of ours."""
+    def test_is_an_order_that_is_run_and_whose_run_said_no_word(self, ledger: Ledger, age: int, expected: bool) -> None:
+        """RunDue runs it again. The webhook's clock may be ahead of ours."""
         ledger.record(ORDER, NOW - age)
-        assert ledger.running("cus_1", NOW) is expected
-        assert ledger.running("cus_2", NOW) is False
+        assert ledger.waiting("cus_1", NOW) is expected
+        assert ledger.waiting("cus_2", NOW) is False
 
-    def test_is_none_that_has_ended(self, ledger: Ledger) -> None:
+    @pytest.mark.parametrize("retry_at", [NOW - 1, NOW + 86_400])
+    def test_is_an_order_that_failed_and_is_run_again(self, ledger: Ledger, retry_at: int) -> None:
+        ledger.record(ORDER, NOW - 4_000)
+        ledger.fail("evt_1", execution="arn:run", error="no", retry_at=retry_at)
+        assert ledger.waiting("cus_1", NOW) is True
+        assert ledger.next_attempt(replace(FIRST, state="UNFULFILLED"), NOW) is not None
+        assert ledger.waiting("cus_1", NOW) is True
+
+    def test_is_none_that_is_fulfilled(self, ledger: Ledger) -> None:
         ledger.record(order(1), NOW)
         ledger.record(order(2), NOW)
         ledger.close("evt_1", NOW, **ENDING)
-        ledger.fail("evt_2", execution="arn:run", error="no", retry_at=NOW + 300)
-        assert ledger.running("cus_1", NOW) is False
+        assert ledger.waiting("cus_1", NOW) is True
+        ledger.close("evt_2", NOW, **ENDING)
+        assert ledger.waiting("cus_1", NOW) is False
 
-    def test_is_the_next_run_of_a_failed_order(self, ledger: Ledger) -> None:
-        ledger.record(ORDER, NOW - 4_000)
-        ledger.fail("evt_1", execution="arn:run", error="no", retry_at=NOW)
-        assert ledger.running("cus_1", NOW) is False
-        assert ledger.next_attempt(replace(FIRST, state="UNFULFILLED"), NOW) is not None
-        assert ledger.running("cus_1", NOW + 60) is True
+    def test_is_none_that_the_index_does_not_know_as_fulfilled_yet(self, ledger: Ledger, dynamodb: Any) -> None:
+        """An index lags behind; the row decides."""
+        ledger.record(ORDER, NOW)
+        old = dynamodb.query(
+            TableName="orders",
+            IndexName="ByParty",
+            KeyConditionExpression="party = :party",
+            ExpressionAttributeValues={":party": {"S": "cus_1"}},
+        )
+        ledger.close("evt_1", NOW, **ENDING)
 
-    def test_is_none_of_an_order_that_cannot_be_run(self, ledger: Ledger) -> None:
+        class Behind(Counting):
+            def query(self, **request: Any) -> Any:
+                return old
+
+        assert Ledger(Behind(dynamodb), "orders").waiting("cus_1", NOW) is False
+
+    def test_is_none_that_cannot_be_run(self, ledger: Ledger) -> None:
         ledger.record(ORDER, NOW, problem="UnusableEvent")
-        assert ledger.running("cus_1", NOW) is False
+        assert ledger.waiting("cus_1", NOW) is False
 
-    def test_may_be_one_behind_many_that_failed(self, ledger: Ledger, dynamodb: Any) -> None:
+    def test_may_be_one_behind_many_that_cannot(self, ledger: Ledger, dynamodb: Any) -> None:
         for number in range(99):
             ledger.record(order(number), NOW - 9_000 + number, problem="UnusableEvent")
         ledger.record(order(99), NOW)
         client = Counting(dynamodb)
-        assert Ledger(client, "orders").running("cus_1", NOW) is True
+        assert Ledger(client, "orders").waiting("cus_1", NOW) is True
         assert len([each for each, _ in client.asked if each == "batch_get_item"]) == 1
 
-    def test_is_looked_for_among_the_oldest(self, ledger: Ledger, dynamodb: Any) -> None:
+    def test_is_looked_for_among_the_oldest(self, ledger: Ledger) -> None:
         """However many orders nobody could fulfill: the time it takes has an end."""
         for number in range(100):
             ledger.record(order(number), NOW - 9_000 + number, problem="UnusableEvent")
         ledger.record(order(100), NOW)
-        assert ledger.running("cus_1", NOW) is False
+        assert ledger.waiting("cus_1", NOW) is False
 
 
 class TestSeen:
     """Whom a search has met in the pool."""
+
+    @pytest.fixture(autouse=True)
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
+        """The bounds that each wait was drawn from; none takes time."""
+        slept: list[tuple[float, float]] = []
+        monkeypatch.setattr("gateway.ledger.random.uniform", lambda *bounds: bounds)
+        monkeypatch.setattr("gateway.ledger.time.sleep", slept.append)
+        return slept
 
     def test_are_those_who_were_marked_since(self, ledger: Ledger) -> None:
         ledger.mark_seen(["u-1", "u-2"], NOW, NOW + 90)
@@ -1723,17 +1750,22 @@ class TestSeen:
         expected = {"pk": "SEEN#u-1", "sk": "SEEN", "seen_at": NOW, "expires_at": NOW + 90}
         assert row("SEEN#u-1", "SEEN") == expected
 
-    def test_are_marked_twenty_five_at_a_time(self, ledger: Ledger, dynamodb: Any) -> None:
+    def test_are_marked_twenty_five_at_a_time(
+        self, ledger: Ledger, dynamodb: Any, waits: list[tuple[float, float]]
+    ) -> None:
         subs = [f"u-{number}" for number in range(60)]
         client = Part(dynamodb, 0)
         Ledger(client, "orders").mark_seen(iter(subs), NOW, NOW + 90)
-        assert client.asked == [25, 25, 10]
+        assert (client.asked, waits) == ([25, 25, 10], [])
         assert ledger.unseen(subs, NOW) == set()
 
-    def test_that_dynamodb_left_out_are_marked_then(self, ledger: Ledger, dynamodb: Any) -> None:
+    def test_that_dynamodb_left_out_are_marked_then(
+        self, ledger: Ledger, dynamodb: Any, waits: list[tuple[float, float]]
+    ) -> None:
         client = Part(dynamodb, 3)
         Ledger(client, "orders").mark_seen(["u-1", "u-2", "u-3", "u-4", "u-5"], NOW, NOW + 90)
         assert client.asked == [5, 4, 3, 2]
+        assert waits == [(0, 0.05), (0, 0.1), (0, 0.2)]
         assert ledger.unseen(["u-1", "u-2", "u-3", "u-4", "u-5"], NOW) == set()
 
     def test_that_dynamodb_leaves_out_again_and_again_are_throttled(self, dynamodb: Any) -> None:
@@ -1851,7 +1883,9 @@ class TestDrift:
             ledger.add_drift("s1", "u-1", {**DRIFT, "kind": kind}, NOW + 90)
         assert [each["kind"] for each in ledger.drifts("s1")] == ["hold_lost"]
 
-    @pytest.mark.parametrize(("first", "then", "kept"), [(True, False, 1), (False, True, 2), (True, True, 2)])
+    @pytest.mark.parametrize(
+        ("first", "then", "kept"), [(True, False, 1), (False, True, 2), (True, True, 2), (False, False, 2)]
+    )
     def test_of_a_link_that_is_to_be_mended_stays(self, ledger: Ledger, first: bool, then: bool, kept: int) -> None:
         """The run of whoever is found again does not mend that."""
         for number, relink in enumerate((first, then), 1):
@@ -1968,7 +2002,7 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "close_deletion": lambda ledger: ledger.close_deletion("t1", frozenset(), NOW),
     "fail_deletion": lambda ledger: ledger.fail_deletion("t1", execution="arn:run", error="no"),
     "links": lambda ledger: ledger.links(["cus_1"]),
-    "running": lambda ledger: ledger.running("cus_1", NOW),
+    "waiting": lambda ledger: ledger.waiting("cus_1", NOW),
     "people": lambda ledger: ledger.people(["u-1"]),
     "mark_seen": lambda ledger: ledger.mark_seen(["u-1"], NOW, NOW),
     "unseen": lambda ledger: ledger.unseen(["u-1"], NOW),

@@ -243,6 +243,15 @@ class TestBanned:
         assert (found["user"]["linked"], found["unbanned"]) == (False, False)
         assert found["live_target"] == {"active": False, "dapp_limit": 0}
 
+    @pytest.mark.parametrize("deleting", [True, False])
+    def test_is_nobodys_fault_while_the_account_is_deleted(
+        self, steps: Steps, look: Lookup, sub: str, deleting: bool
+    ) -> None:
+        """Whoever deletes it has enabled nobody, and needs no warning."""
+        steps.ledger.bury("cus_1", 1, "t1", deleting=deleting)
+        found = look(access={"wanted": None})
+        assert (found["unbanned"], found["target"]["enabled"]) == (not deleting, False)
+
     def test_user_who_was_deleted_by_hand_is_nobody(self, steps: Steps, look: Lookup, sub: str) -> None:
         steps.users.delete(sub)
         found = look()

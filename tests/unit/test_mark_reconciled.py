@@ -16,6 +16,8 @@ Counted = Callable[[], dict[str, float]]
 EVENTS = {"done": True, "cursor": None, "listed": 240, "missed": 2, "mapping_changed": False}
 SCAN = {"done": True, "cursor": None, "users": 120, "enabled": 100}
 DRIFT = {
+    "done": True,
+    "cursor": None,
     "mend": True,
     "found": 2,
     "disabled": 1,

@@ -13,7 +13,7 @@ from tests.unit.operators import refusal
 from tests.unit.searches import DAY, PLAN, SEARCH, Searches
 from tests.unit.steps import NOW, Json
 
-LONG = 600
+LONG = 300
 
 
 @pytest.fixture(autouse=True)
@@ -151,12 +151,20 @@ class TestPace:
     @pytest.mark.parametrize("kind", WRITES)
     def test_is_that_of_the_writes_which_a_run_may_make(self, searches: Searches, kind: Kind) -> None:
         for each in range(5):
-            differs(searches, f"cus_{each}", kind=kind)
+            differs(searches, f"cus_{each}", f"u-{each}", kind)
         mend(searches, PER_SECOND=4)
         assert searches.clock.slept == [WRITES[kind] / 4] * 4
 
+    @pytest.mark.parametrize("kind", WRITES)
+    def test_of_who_has_no_user_yet_is_that_of_one(self, searches: Searches, kind: Kind) -> None:
+        """Users are created by another quota of Cognito's."""
+        for each in range(5):
+            differs(searches, f"cus_{each}", kind=kind)
+        mend(searches, PER_SECOND=4)
+        assert searches.clock.slept == [1 / 4] * 4
+
     def test_is_that_of_those_before(self, searches: Searches) -> None:
-        differs(searches, "cus_1", kind="paid_without_access")
+        differs(searches, "cus_1", "-1", "paid_without_access")
         differs(searches, "cus_2", kind="wrong_limit")
         differs(searches, "cus_3", kind="wrong_limit")
         mend(searches, PER_SECOND=2)
@@ -184,7 +192,7 @@ class TestCalls:
     def test_go_on_where_the_one_before_ended(
         self, many: Searches, monkeypatch: pytest.MonkeyPatch, lost: bool
     ) -> None:
-        monkeypatch.setattr("gateway.searches.TURN_SECONDS", 2)
+        monkeypatch.setattr("gateway.searches.TURN_SECONDS", 1)  # of which a call of this task has two
         answers = many.ask_all("MendDrift", "mended", PER_SECOND=1, lost=lost)
         assert [(each["done"], each["cursor"], each["started"], each["left"]) for each in answers] == [
             (False, "cus_2", 3, 1),
@@ -192,6 +200,16 @@ class TestCalls:
             (True, "u-1", 8, 2),
         ]
         assert sorted(run["order_id"] for run in many.machine.executions.values()) == [f"cus_{n}" for n in range(8)]
+
+    def test_are_for_one_person_at_least(self, many: Searches, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Else a slow one would come to no end; the last call may find nobody."""
+        monkeypatch.setattr("gateway.searches.TURN_SECONDS", 0)
+        answers = many.ask_all("MendDrift", "mended")
+        rows = [each["sk"] for each in many.ledger.drifts(SEARCH)]
+        assert [each["cursor"] for each in answers] == [*rows, rows[-1]]
+        assert [each["started"] + each["left"] for each in answers] == [*range(1, 11), 10]
+        assert [each["done"] for each in answers] == [False] * 10 + [True]
+        assert len(many.machine.calls) == 8
 
     def test_that_are_made_again_start_nothing_twice(self, many: Searches) -> None:
         first = many.ask("MendDrift", PER_SECOND=1000)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.drift import EVENTS_LAST
 from gateway.errors import BillingIncomplete, SearchInvalid, StripeThrottled
 from tests.unit.operators import subscription
 from tests.unit.searches import DAY, SEARCH, Searches
@@ -29,6 +30,7 @@ def test_a_search_of_nothing_looks_through_the_ledger_alone(searches: Searches) 
         "id": SEARCH,
         "started": NOW,
         "find_events": True,
+        "find_undelivered": True,
         "find_drift": True,
         "dry_run": False,
         "backfill": False,
@@ -120,7 +122,7 @@ class TestStripesAccount:
 
     @pytest.mark.parametrize("dry_run", [True, False])
     @pytest.mark.parametrize("find", ["all", "events", "drift"])
-    @pytest.mark.parametrize("subscribers", [1, 4])
+    @pytest.mark.parametrize("subscribers", [1, 12])
     def test_is_another_one_when_it_does_not_know_them(
         self, searches: Searches, subscribers: int, find: str, dry_run: bool
     ) -> None:
@@ -129,7 +131,7 @@ class TestStripesAccount:
         searches.stripe.customers.clear()
         with pytest.raises(BillingIncomplete):
             plan(searches, find=find, dry_run=dry_run)
-        assert len(searches.stripe.asked) == min(subscribers, 3)
+        assert len(searches.stripe.asked) == min(subscribers, 10)
 
     def test_may_have_lost_some_of_them(self, searches: Searches) -> None:
         """Deleted with test data."""
@@ -140,6 +142,15 @@ class TestStripesAccount:
         del searches.stripe.customers[first]
         plan(searches)
         assert len(searches.stripe.asked) == 3
+
+    def test_may_have_lost_nine_of_ten(self, searches: Searches) -> None:
+        for each in range(10):
+            searches.payer(str(each))
+        searches.table.at_most["scan"] = 10**6
+        kept = searches.ledger.some_subscribers(10)[-1]
+        searches.stripe.customers = {kept: searches.stripe.customers[kept]}
+        plan(searches)
+        assert len(searches.stripe.asked) == 10
 
     def test_is_another_one_when_they_have_no_subscription_there(self, searches: Searches) -> None:
         searches.payer()
@@ -170,11 +181,30 @@ class TestEventsFrom:
     @pytest.mark.parametrize("until", [NOW - 30 * DAY, NOW - 400 * DAY])
     def test_is_never_longer_ago_than_stripe_has_events(self, searches: Searches, until: int) -> None:
         searches.ledger.know_events_until(until)
-        assert plan(searches)["events_from"] == NOW - 30 * DAY
+        assert plan(searches)["events_from"] == NOW - EVENTS_LAST
 
     def test_of_the_first_search_is_never_longer_ago_either(self, searches: Searches) -> None:
         answer = searches.ask("PlanReconciliation", {}, WINDOW=30 * DAY)
-        assert answer["events_from"] == NOW - 30 * DAY
+        assert answer["events_from"] == NOW - EVENTS_LAST
+
+    @pytest.mark.parametrize(
+        ("find", "known", "undelivered"),
+        [
+            ("all", True, True),
+            ("all", False, True),
+            ("events", True, False),
+            ("events", False, True),
+            ("drift", True, False),
+        ],
+    )
+    def test_is_not_all_that_a_daily_search_or_the_first_one_looks_through(
+        self, searches: Searches, find: str, known: bool, undelivered: bool
+    ) -> None:
+        """Older ones that some endpoint has not taken stay in that list for a month, where that is an endpoint of
+        somebody else's: once a day is enough."""
+        if known:
+            searches.ledger.know_events_until(NOW - 500)
+        assert plan(searches, find=find)["find_undelivered"] is undelivered
 
 
 class TestShards:

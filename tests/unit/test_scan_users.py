@@ -147,6 +147,22 @@ class TestDifference:
         scan(searches)
         assert searches.drift() == [row("hold_lost", sub, disables=True)]
 
+    @pytest.mark.parametrize("provider", ["STRIPE", "", "ADMIN"])
+    def test_of_who_was_banned_and_never_bought_is_left_to_an_operator(self, searches: Searches, provider: str) -> None:
+        """No run is theirs, whoever made them."""
+        sub, _ = searches.users.create(EMAIL, dapp_limit=5, payment_status="ACTIVE", customer_id="cus_1")
+        searches.write(sub, **{"custom:payment_provider": provider})
+        searches.ledger.hold(sub, {"reason": "spam", "requested_by": "jo", "at": NOW - DAY})
+        scan(searches)
+        assert (searches.drift(), searches.stripe.asked) == ([row("hold_lost", sub, None)], [])
+
+    def test_of_one_of_ours_whose_customer_has_another_address_is_left_to_an_operator(self, searches: Searches) -> None:
+        """An attribute alone says whose they are."""
+        sub, _ = searches.users.create("b@example.com", dapp_limit=5, payment_status="ACTIVE", customer_id="cus_1")
+        searches.subscribes("cus_1")
+        scan(searches)
+        assert searches.drift() == [row("orphaned_link", sub, None)]
+
     def test_of_one_of_ours_whom_nobody_is_linked_to(self, searches: Searches) -> None:
         sub, _ = searches.users.create("1@example.com", dapp_limit=5, payment_status="ACTIVE", customer_id="cus_1")
         searches.subscribes("cus_1")
@@ -221,13 +237,17 @@ class TestNoDifference:
         scan(searches)
         assert (searches.drift(), searches.stripe.asked) == ([], [])
 
-    def test_is_whose_run_is_under_way(self, searches: Searches) -> None:
+    def test_is_who_has_an_open_order(self, searches: Searches) -> None:
+        """A run of theirs is under way, or RunDue will start the next one."""
         sub = searches.ended()
         searches.users.enable(sub)
-        searches.record(at=NOW - 60)
+        searches.record(at=NOW - DAY)
         scan(searches)
         assert searches.drift() == []
         searches.ledger.fail("evt_1", execution="arn:run", error="StripeThrottled: 429", retry_at=NOW + 300)
+        scan(searches)
+        assert searches.drift() == []
+        searches.ledger.close("evt_1", NOW, execution="arn:run", outcome="unchanged", reason="nothing")
         scan(searches)
         assert [each["sub"] for each in searches.drift()] == [sub]
 
@@ -253,6 +273,20 @@ class TestNoDifference:
         searches.users.update(sub, disabled_by="operator")
         searches.users.disable(sub)
         searches.ledger.hold(sub, {"reason": "spam", "requested_by": "jo", "at": NOW - DAY})
+        scan(searches)
+        assert (searches.drift(), searches.stripe.asked) == ([], [])
+
+    @pytest.mark.parametrize("deleted", [True, False])
+    def test_is_a_ban_of_who_never_bought_that_holds_or_whose_account_was_deleted(
+        self, searches: Searches, deleted: bool
+    ) -> None:
+        sub, _ = searches.users.create(EMAIL, dapp_limit=5, payment_status="ACTIVE", customer_id=None)
+        searches.ledger.hold(sub, {"reason": "spam", "requested_by": "jo", "at": NOW - DAY})
+        if deleted:
+            searches.ledger.bury_person(sub, NOW)
+        else:
+            searches.users.update(sub, disabled_by="operator")
+            searches.users.disable(sub)
         scan(searches)
         assert (searches.drift(), searches.stripe.asked) == ([], [])
 
