@@ -75,12 +75,15 @@ def _require_known_account() -> None:
 
 
 def _parts(now: int, *, backfill: bool) -> list[dict[str, Any]]:
-    """Equal spans of time since the first subscription was made, and segments of the ledger."""
+    """Segments of the ledger, and equal spans of time since the first subscription was made.
+
+    The ledger comes first and the last span has no end: what is bought meanwhile may be in Stripe's list and not in the
+    ledger's, never the other way round."""
     parts: list[dict[str, Any]] = [{"source": "people", "segment": n, "of": SEGMENTS} for n in range(SEGMENTS)]
     for source in ("subscriptions", "sessions") if backfill else ("subscriptions",):
-        first = billing.first_made_at(now, sessions=source == "sessions")
+        first = billing.first_made_at(now + 1, sessions=source == "sessions")
         if first is not None:
-            ends = [first + (now - first) * n // SHARDS for n in range(SHARDS + 1)]
+            ends = [*(first + (now - first) * n // SHARDS for n in range(SHARDS)), now + EVENTS_LAST]
             parts += [{"source": source, "from": since, "until": until} for since, until in pairwise(ends)]
     return parts
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway import searches
+from gateway import events, searches
 from gateway.access import Item, Live, Purchase
 from gateway.billing import Billing, Customer
 from gateway.drift import KINDS
@@ -612,13 +612,51 @@ def test_who_is_right_is_left_alone_and_stays_so(world: World) -> None:
     nothing_found(world)
 
 
-def test_an_order_whose_run_died_is_drift_again(world: World) -> None:
+def test_an_order_whose_run_died_is_left_to_who_runs_it_again(world: World) -> None:
     an_order_that_is_being_run(world)
-    assert world.search().found == {}
+    nothing_found(world)
     world.clock.pass_by(ATTEMPT_SECONDS)
+    nothing_found(world)
 
-    assert [*world.search().found.values()] == ["access_without_payment"]
+    world.runs_due()
+
     assert access(world, "busy") == HAS_NOTHING
+    nothing_found(world)
+
+
+def test_whose_run_fails_for_good_gets_no_order_from_every_search(world: World) -> None:
+    """Somebody without an address; what their one run waits for is the operator's."""
+    others(world)
+    world.billing.subscribe("cus_silent", 3, email=None)
+    world.clock.pass_by(HOUR)
+    assert world.search().found == {"cus_silent": "paid_without_access"}
+    assert world.runs() == ["cus_silent"]
+    (order,) = [row for row in world.table() if row.get("event_type") == "gateway.recheck"]
+    assert (order["state"], order["last_error"].partition(":")[0]) == ("UNFULFILLED", "EmailUnusable")
+
+    for _ in range(3):
+        world.clock.pass_by(DAY)
+        nothing_found(world)
+
+    world.billing.subscribe("cus_silent", 3, email=address("silent"))
+    world.runs_due()
+    assert access(world, "silent") == HAS_THREE
+    nothing_found(world)
+
+
+def test_an_event_that_nobody_could_read_keeps_nobody_from_being_looked_at(world: World) -> None:
+    """Its order is open, and RunDue will not run it."""
+    sub = guest(world, "one")
+    session = {"id": "cs_one", "object": "checkout.session"}
+    world.billing.tells("evt_broken", "checkout.session.completed", session)
+    broken = events.unusable(events.envelope(world.billing.happened[-1]))
+    world.ledger.record(broken, int(world.clock.now), problem="UnusableEvent: it names nothing")
+    assert [*world.ledger.open_orders("cs_one", int(world.clock.now) + 60)] == ["evt_broken"]
+    world.write_by_hand(sub, num_dapps="9")
+    world.clock.pass_by(HOUR)
+
+    assert found(world, world.search(find="drift")) == {"one": "wrong_limit"}
+    assert access(world, "one") == (True, "2", Live(True, 2))
 
 
 def test_users_deleted_by_hand_are_forgotten_when_there_is_a_new_one(world: World) -> None:
@@ -627,8 +665,119 @@ def test_users_deleted_by_hand_are_forgotten_when_there_is_a_new_one(world: Worl
         world.delete_user(sub)
     world.clock.pass_by(HOUR)
     assert kinds(world.search()) == {"user_deleted": 4}
-    world.clock.pass_by(HOUR)
 
+    for _ in range(2):
+        world.clock.pass_by(HOUR)
+        nothing_found(world)
+    assert len(world.everybody()) == 4
+
+
+def test_users_deleted_by_hand_who_no_longer_pay_stop_no_search(world: World) -> None:
+    for number, sub in enumerate(payers(world, 4)):
+        world.delete_user(sub)
+        world.billing.change_status(f"cus_many{number}", "canceled")
+    world.clock.pass_by(HOUR)
+    assert kinds(world.search()) == {"access_without_payment": 4}  # tokens of theirs may live
+
+    for _ in range(2):
+        world.clock.pass_by(HOUR)
+        nothing_found(world)
+    assert world.everybody() == []
+
+
+# ------------------------------------------------------------------ what the ledger has lost
+
+
+def forgets_person(world: World, name: str, sub: str) -> None:
+    world.forget(f"PERSON#{sub}")
+
+
+def forgets_customer(world: World, name: str, sub: str) -> None:
+    world.forget(f"PARTY#{name}")
+
+
+def forgets_both(world: World, name: str, sub: str) -> None:
+    forgets_person(world, name, sub)
+    forgets_customer(world, name, sub)
+
+
+Forgets = Callable[[World, str, str], None]
+
+
+def has_lost(world: World, forgets: Forgets, days: int, *, moved: bool) -> None:
+    """Of more people than Stripe's list may lack. `moved`: each has another address there since."""
+    subs = payers(world, 6)
+    world.clock.pass_by(days * DAY)
+    for number, sub in enumerate(subs[:4]):
+        name = f"cus_many{number}"
+        forgets(world, name, sub)
+        if moved:
+            customer = world.billing.customers[name]
+            world.billing.customers[name] = replace(customer, email=address(f"moved{number}"))
+
+
+@pytest.mark.parametrize("days", [1, 40])
+@pytest.mark.parametrize(
+    ("forgets", "moved"),
+    [
+        (forgets_person, False),
+        (forgets_person, True),
+        (forgets_customer, False),
+        (forgets_customer, True),
+        (forgets_both, False),
+    ],
+)
+def test_what_the_ledger_has_lost_is_linked_again_however_long_ago_it_was_bought(
+    world: World, forgets: Forgets, moved: bool, days: int
+) -> None:
+    has_lost(world, forgets, days, moved=moved)
+
+    searched = world.search()
+
+    assert (searched.ended.status, kinds(searched)) == ("SUCCEEDED", {"orphaned_link": 4})
+    assert searched.report["mended"] == {"started": 4, "left": 0}
+    assert world.runs() == [f"cus_many{number}" for number in range(4)]
+    assert len(world.everybody()) == 6
+    for number in range(6):
+        user = world.user(sub_of(world, f"cus_many{number}"))
+        person = world.person(user.sub)
+        assert (user.enabled, user.limit, person.live) == (True, "1", Live(True, 1))
+        assert person.parties == {f"cus_many{number}"}
+        assert world.ledger.party(f"cus_many{number}").sub == user.sub
+    world.clock.pass_by(HOUR)
+    nothing_found(world)
+
+
+def test_whose_address_is_not_the_customers_is_linked_by_nobody_but_an_operator(world: World) -> None:
+    """An attribute alone says whose user they are; older than Stripe's events, so that no user is made either."""
+    has_lost(world, forgets_both, 40, moved=True)
+    before = look(world)
+
+    for _ in range(2):
+        searched = world.search()
+
+        assert (searched.ended.status, kinds(searched)) == ("SUCCEEDED", {"orphaned_link": 4})
+        assert searched.report["mended"] == {"started": 0, "left": 4}
+        assert searched.report["drift"]["unadopted"] == 4
+        assert (changed_since(world, before), world.runs()) == ((set(), set()), [])
+        world.clock.pass_by(HOUR)
+
+
+def test_a_banned_user_without_a_customer_is_reported_and_left(world: World) -> None:
+    others(world)
+    sub = world.add_user(address("barred"))
+    world.ban(sub)
+    world.clock.pass_by(HOUR)
+    nothing_found(world)
+    world.users.enable(sub)
+    before = look(world)
+
+    searched = world.search()
+
+    assert (found(world, searched), kinds(searched)) == ({"barred": "hold_lost"}, {"hold_lost": 1})
+    assert (searched.report["mended"], searched.report["drift"]["disabled"]) == ({"started": 0, "left": 1}, 0)
+    assert (changed_since(world, before), world.runs()) == ((set(), set()), [])
+    world.ban(sub)  # POST /hold again
     nothing_found(world)
 
 
@@ -745,6 +894,56 @@ def test_a_few_may_be_a_great_part(world: World) -> None:
     assert [each.enabled for each in world.everybody()] == [False, False]
 
 
+def test_drift_that_is_counted_in_many_calls_stops_before_the_first_as_well(world: World) -> None:
+    in_small_steps(world)
+    world.parameter("PlanReconciliation", "MAX_DISABLED", 2)
+    cancels(world, 3, of=4)
+    stopped(world, 3, enabled=4)
+    assert world.lambdas.calls["CheckDrift"] == 4  # the last one finds nobody
+    assert (world.counted["AccessWithoutPayment"], world.counted["WouldDisable"]) == (3, 3)
+
+    searched = world.search(find="drift", max_disabled=3)
+
+    assert searched.ended.path.count("CheckDrift") == 4
+    assert (searched.ended.status, kinds(searched)) == ("SUCCEEDED", {"access_without_payment": 3})
+    assert [each.enabled for each in world.everybody()].count(False) == 3
+
+
+def test_a_call_of_many_that_is_refused_counts_nobody_twice(world: World) -> None:
+    in_small_steps(world)
+    cancels(world, 3, of=4)
+    for _ in range(2):
+        world.meanwhile("CheckDrift", lambda: None)
+    world.meanwhile("CheckDrift", lambda: world.fail("CheckDrift", "LedgerThrottled"))
+
+    searched = world.search(find="drift")
+
+    assert len(world.waits) == 1
+    assert kinds(searched) == {"access_without_payment": 3}
+    assert (searched.report["drift"]["found"], searched.report["mended"]["started"]) == (3, 3)
+
+
+def test_a_price_that_gives_nothing_by_mistake_takes_it_from_nobody(world: World) -> None:
+    """They still pay, so nobody would be disabled; and nobody could use anything."""
+    world.parameter("PlanReconciliation", "MAX_DISABLED", 2)
+    payers(world, 4)
+    for name, customer in world.billing.customers.items():
+        nothing = tuple(
+            replace(each, items=tuple(replace(item, dapps="0") for item in each.items))
+            for each in customer.subscriptions
+        )
+        world.billing.customers[name] = replace(customer, subscriptions=nothing)
+    world.clock.pass_by(HOUR)
+    before = look(world)
+
+    searched = world.search(find="drift")
+
+    assert searched.ended.error == "TooManyDisabled"
+    assert set(searched.found.values()) == {"wrong_limit"}
+    assert (len(searched.found), world.counted["WouldDisable"]) == (4, 4)
+    assert (changed_since(world, before), world.runs()) == ((set(), set()), [])
+
+
 @pytest.mark.parametrize(
     ("said", "why"),
     [
@@ -771,10 +970,13 @@ def test_what_nobody_understands_is_refused(world: World, said: dict[str, Any], 
 class OnePage:
     over = True
 
+    def __init__(self, times: int = 1) -> None:
+        """However many times as long: it is over."""
+
 
 def in_small_steps(world: World) -> None:
     """Every call of a task does as little as it can, and the next goes on."""
-    for state in ("FindMissedEvents", "ScanUsers", "CompareShard", "MendDrift"):
+    for state in ("FindMissedEvents", "ScanUsers", "CompareShard", "CheckDrift", "MendDrift"):
         world.parameter(state, "Turn", OnePage)
     world.billing.page = 2
 
@@ -797,11 +999,13 @@ def test_calls_go_on_where_the_one_before_ended(world: World) -> None:
     assert searched.report["drift"]["subscriptions"] == 76
     assert searched.report["events"]["missed"] == 4
     assert world.lambdas.calls["ScanUsers"] == 2
-    assert world.lambdas.calls["MendDrift"] == searched.report["mended"]["started"] + 1  # the last one finds nobody
-    assert (searched.ended.path.count("ScanUsers"), searched.ended.path.count("MendDrift")) == (
-        world.lambdas.calls["ScanUsers"],
-        world.lambdas.calls["MendDrift"],
-    )
+    assert world.lambdas.calls["CheckDrift"] == searched.report["drift"]["found"] + 1  # the last one finds nobody
+    assert world.lambdas.calls["MendDrift"] == searched.report["mended"]["started"] + 1
+    for state in ("ScanUsers", "CheckDrift", "MendDrift"):
+        assert searched.ended.path.count(state) == world.lambdas.calls[state]
+    told = {name: world.counted[metric] for name, metric in searches.METRICS.items() if world.counted[metric]}
+    assert told == kinds(searched)
+    assert world.counted["WouldDisable"] == searched.report["drift"]["disabled"] == 1
     assert sum(name == "subscriptions" for name, _ in world.billing.pages) == world.lambdas.calls["CompareShard"] - 2
 
 
@@ -1247,6 +1451,39 @@ def test_a_change_of_the_mapping_that_some_endpoint_never_takes_does_not_make_ev
     world.clock.pass_by(10 * DAY)
 
     assert "ScanUsers" not in world.search(find="events").ended.path
+    assert world.search().report["events"] == {"listed": 1, "missed": 0, "mapping_changed": False}
+
+
+def test_nobody_has_bought_yet_what_a_new_price_gives(world: World) -> None:
+    payers(world, 1)
+    price = {"id": "price_new", "object": "price", "metadata": {"dapps": "9"}}
+    world.billing.tells("evt_new_price", "price.created", price)
+    world.clock.pass_by(HOUR)
+
+    searched = world.search(find="events")
+
+    assert "ScanUsers" not in searched.ended.path
+    assert searched.report["events"] == {"listed": 1, "missed": 0, "mapping_changed": False}
+
+
+def test_what_an_endpoint_has_not_taken_of_before_is_asked_for_by_the_search_for_everything(world: World) -> None:
+    world.search(find="events")
+    world.clock.pass_by(2 * DAY)
+    world.search(find="events")
+    world.billing.subscribe("cus_new", 3, email=address("new"))
+    world.billing.tells("evt_late", "customer.subscription.updated", of_subscription("cus_new"), taken=False)
+    world.billing.happened[-1]["created"] -= DAY
+    world.clock.pass_by(HOUR)
+    world.billing.pages.clear()
+
+    assert world.search(find="events").report["events"]["listed"] == 0
+    assert {name for name, _ in world.billing.pages} == {"events"}
+    assert world.search(dry_run=True).report["events"]["missed"] == 1
+    assert orders(world) == {}
+
+    assert world.search().report["events"] == {"listed": 1, "missed": 1, "mapping_changed": False}
+    assert orders(world) == {"evt_late": "FULFILLED"}
+    assert access(world, "new") == HAS_THREE
 
 
 # ------------------------------------------------------------------ an account and a pool that were there before
@@ -1258,22 +1495,27 @@ def existing(world: World) -> None:
         world.billing.subscribe(f"cus_{name}", 3, status=status, email=address(name))
     for name in ("old", "ex", "idle"):
         world.add_user(address(name), num_dapps="1", payment_status="VIP")
-    world.billing.purchases["cs_once"] = Purchase("cs_once", "paid", (Item("price_dapp", 2, "1"),), 1)
-    details = {"email": address("once"), "name": "Markedgiven"}
+    sold_once(world, "cs_once", "once", None)
+    world.clock.pass_by(40 * DAY)
+
+
+def sold_once(world: World, session: str, name: str, customer: str | None, dapps: int = 2) -> None:
+    """Stripe has a Checkout session of now, paid once."""
+    now = int(world.clock.now)
+    world.billing.purchases[session] = Purchase(session, "paid", (Item("price_dapp", dapps, "1"),), now)
     world.billing.sessions.append(
         {
-            "id": "cs_once",
+            "id": session,
             "object": "checkout.session",
-            "created": int(world.clock.now),
+            "created": now,
             "mode": "payment",
             "status": "complete",
             "payment_status": "paid",
-            "customer": None,
-            "customer_details": details,
+            "customer": customer,
+            "customer_details": {"email": address(name), "name": "Markedgiven"},
             "livemode": False,
         }
     )
-    world.clock.pass_by(40 * DAY)
 
 
 def test_customers_from_before_are_only_counted(world: World) -> None:
@@ -1336,3 +1578,41 @@ def test_a_dry_run_of_a_backfill_does_not_count_what_gives_nothing(world: World)
     world.billing.purchases["cs_once"] = Purchase("cs_once", "paid", (Item("price_other", 2, None),), 1)
     assert "cs_once" not in world.search(backfill=True, dry_run=True).found
     assert "cs_once" not in world.search(backfill=True).found
+
+
+@pytest.mark.parametrize("customer", [None, "cus_gone"])
+def test_a_backfill_writes_nothing_of_a_deleted_account_down_again(world: World, customer: str | None) -> None:
+    if customer is not None:
+        world.billing.customers[customer] = Customer(customer, address("gone"), deleted=False, subscriptions=())
+    once(world, "gone", "cs_gone", customer)
+    sold_once(world, "cs_gone", "gone", customer)
+    if customer is not None:
+        sold_once(world, "cs_unheard", "gone", customer)  # whose event was missed
+    world.clock.pass_by(HOUR)
+    assert world.delete(address("gone")).status == "SUCCEEDED"
+    world.waits.clear()
+    world.clock.pass_by(HOUR)
+    before = look(world)
+
+    for dry_run in (True, False):
+        searched = world.search(backfill=True, dry_run=dry_run)
+
+        assert (searched.ended.status, searched.found) == ("SUCCEEDED", {})
+        assert (changed_since(world, before), world.runs()) == ((set(), set()), [])
+        assert "gone@" not in json.dumps(world.table(), default=str)
+        world.clock.pass_by(HOUR)
+
+
+def test_a_backfill_adopts_what_was_bought_after_a_deletion(world: World) -> None:
+    world.billing.customers["cus_gone"] = Customer("cus_gone", address("gone"), deleted=False, subscriptions=())
+    once(world, "gone", "cs_gone", "cus_gone")
+    sold_once(world, "cs_gone", "gone", "cus_gone")
+    world.clock.pass_by(HOUR)
+    assert world.delete(address("gone")).status == "SUCCEEDED"
+    world.waits.clear()
+    world.clock.pass_by(HOUR)
+    sold_once(world, "cs_again", "gone", "cus_gone", 5)
+    world.clock.pass_by(HOUR)
+
+    assert world.search(backfill=True).found == {"cus_gone": "paid_without_access"}
+    assert access(world, "gone")[:2] == (True, "5")
