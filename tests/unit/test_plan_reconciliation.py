@@ -240,7 +240,7 @@ class TestShards:
         searches.stripe.sessions.append({"id": "cs_1", "created": NOW - 7 * DAY, "mode": "payment"})
         found = plan(searches, backfill=True)
         sessions = spans(found, "sessions")
-        assert (len(sessions), sessions[0][0], sessions[-1][1]) == (40, NOW - 7 * DAY, NOW)
+        assert (len(sessions), sessions[0][0]) == (40, NOW - 7 * DAY)
         assert spans(found)[0][0] == NOW - 100 * DAY
         assert spans(plan(searches), "sessions") == []
 
