@@ -41,14 +41,16 @@ lint: .venv/ready
 
 MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py tests/workflow/test_costs.py \
 	tests/workflow/test_fulfillment_errors.py tests/workflow/test_offboarding_failures.py \
-	tests/workflow/test_reconciliation.py tests/workflow/test_reconciliation_kills.py
+	tests/workflow/test_offboarding.py tests/workflow/test_reconciliation.py tests/workflow/test_reconciliation_kills.py \
+	tests/unit/test_differences.py
 
 # What the other tests stand on: the local stack, and the stand-in of Stripe.
 STACK := tests/e2e/test_local_stack.py tests/e2e/test_map_runs.py tests/e2e/test_population.py \
 	tests/unit/test_stripe_standin.py
 
 # End to end on the sources: the demo. The rest runs on what sam build made.
-LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py
+LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py tests/e2e/test_permissions.py \
+	tests/e2e/test_personal_data.py
 E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
@@ -66,7 +68,7 @@ test-source: .venv/ready
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
-## make test-load        500 events while every service refuses now and then; reservations side by side; a reconciliation (minutes)
+## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces (minutes)
 .PHONY: test-load
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)

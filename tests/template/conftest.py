@@ -6,6 +6,7 @@ broken on purpose.
 
 import ast
 import copy
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -139,7 +140,8 @@ def broken(by: Break) -> Application:
     return spoilt
 
 
-def imports(source: str) -> set[str]:
+@functools.cache
+def imports(source: str) -> frozenset[str]:
     """Every module that a source imports, by full name (`from gateway import aws` is gateway.aws too)."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
@@ -148,16 +150,25 @@ def imports(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found.update(f"{node.module}.{name.name}" for name in node.names)
-    return found
+    return frozenset(found)
 
 
 def calls(source: str, *functions: str) -> list[str]:
     """The first arguments, as far as they are texts, of all calls of functions or methods with these names."""
-    return [
-        node.args[0].value if isinstance(node.args[0], ast.Constant) else ast.unparse(node.args[0])
+    return [argument for function, argument in _calls(source) if function in functions]
+
+
+@functools.cache
+def _calls(source: str) -> tuple[tuple[str, Any], ...]:
+    """Every call with arguments: the name of what is called, and the first one."""
+    return tuple(
+        (
+            ast.unparse(node.func).rpartition(".")[2],
+            node.args[0].value if isinstance(node.args[0], ast.Constant) else ast.unparse(node.args[0]),
+        )
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] in functions
-    ]
+        if isinstance(node, ast.Call) and node.args
+    )
 
 
 def _of_type(states: dict[str, Any], *types: str) -> dict[str, Any]:
