@@ -140,8 +140,8 @@ def _order(session: Mapping[str, Any]) -> Order | None:
 def _people(
     shard: Mapping[str, Any], after: Mapping[str, str] | None, counted: Counter[str]
 ) -> tuple[set[str], Mapping[str, str] | None]:
-    """A page of the ledger: who has bought something, and a user whom ScanUsers has not met; and whose customers know
-    nothing of them. Who has been replaced by a new user is nobody any more."""
+    """A page of the ledger: who has bought something and whose user ScanUsers has not met. Whose customer knows nothing
+    of them is kept at once; who has been replaced by a new user is nobody any more."""
     rows, last = ledger.scan_people(shard["segment"], shard["of"], after)
     buyers = [each for each in rows if each.granted and each.deleted_at is None]
     unseen = ledger.unseen((each.sub for each in buyers), shard["started"])

@@ -19,7 +19,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws, events
 from gateway.billing import billing_with
-from gateway.drift import EVENTS_LAST
+from gateway.drift import EVENTS_LAST, WRITES
 from gateway.errors import UnreadableEnvelope, UnusableEvent
 from gateway.executions import StateMachine
 from gateway.ledger import Attempt, Ledger
@@ -48,7 +48,9 @@ def handler(search: Search) -> dict[str, Any]:
     listed, missed = before.get("listed", 0), before.get("missed", 0)
     changed = before.get("mapping_changed", False)
     cursor = before.get("cursor") or {"list": 0, "after": None}
-    lists = [(undelivered, types) for undelivered in (False, True)[: 1 + plan["find_undelivered"]] for types in _PARTS]
+    lists = [(False, types) for types in _PARTS]
+    if plan["find_undelivered"]:
+        lists += [(True, types) for types in _PARTS]
     while True:
         undelivered, types = lists[cursor["list"]]
         span = (plan["events_from"], plan["started"] - SETTLED)
@@ -106,7 +108,7 @@ def _missed(envelope: events.Envelope, pace: Pace, *, dry_run: bool) -> bool:
     logger.warning("missed", event_id=order.event_id, order_id=order.order_id)
     if dry_run:
         return True
-    pace.take(1)
+    pace.take(max(WRITES.values()))  # what it will cause nobody knows yet
     ledger.remember_purchase(order)
     now = int(time.time())  # after the purchase is known: no run that read before may close this order
     if ledger.record(order, now) is None:  # else the webhook has it by now

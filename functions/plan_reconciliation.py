@@ -78,7 +78,8 @@ def _parts(now: int, *, backfill: bool) -> list[dict[str, Any]]:
     """Segments of the ledger, and equal spans of time since the first subscription was made.
 
     The ledger comes first and the last span has no end: what is bought meanwhile may be in Stripe's list and not in the
-    ledger's, never the other way round."""
+    ledger's, never the other way round.
+    """
     parts: list[dict[str, Any]] = [{"source": "people", "segment": n, "of": SEGMENTS} for n in range(SEGMENTS)]
     for source in ("subscriptions", "sessions") if backfill else ("subscriptions",):
         first = billing.first_made_at(now + 1, sessions=source == "sessions")

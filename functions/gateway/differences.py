@@ -59,7 +59,8 @@ class Differences:
         """How the person of a party differs; None when nothing is missing, when an order of theirs is open (RunDue has
         them), or when their account is being deleted. `also`: a one-time order that the ledger does not know.
 
-        What Stripe does not know is counted, and nobody loses anything for it."""
+        What Stripe does not know is counted, and nobody loses anything for it.
+        """
         try:
             party = self._ledger.party(name)
             if also is not None:

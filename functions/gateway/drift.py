@@ -5,27 +5,20 @@ authorizer goes by; not what only mails or names are about.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from gateway.access import Access, Before, Live, Target, User, comped_live
 
 Kind = Literal[
     "access_without_payment",
-    "paid_without_access",
-    "wrong_limit",
-    "orphaned_link",
-    "user_deleted",
     "hold_lost",
+    "paid_without_access",
+    "user_deleted",
+    "orphaned_link",
+    "wrong_limit",
 ]
 
-KINDS: tuple[Kind, ...] = (
-    "access_without_payment",
-    "hold_lost",
-    "paid_without_access",
-    "user_deleted",
-    "orphaned_link",
-    "wrong_limit",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # What takes access away from somebody.
 DISABLING: frozenset[Kind] = frozenset(("access_without_payment", "hold_lost"))

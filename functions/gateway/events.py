@@ -437,9 +437,10 @@ PAYMENTS = frozenset(
 )
 
 HANDLED_TYPES = frozenset((*_READERS, *_NOTICES, *_MAPPING_TYPES))
+_LEGACY = ("order.", "order_return.")
 # What a search for missed events asks for: types that become orders, or tell that somebody's limit changes. Legacy
 # orders are older than any event that Stripe still has.
-SOUGHT_TYPES = frozenset(each for each in (*_READERS, *_MAPPING_TYPES) if not each.startswith(("order.", "order_r")))
+SOUGHT_TYPES = frozenset(each for each in (*_READERS, *_MAPPING_TYPES) if not each.startswith(_LEGACY))
 
 
 # ------------------------------------------------------------------ fields

@@ -1,4 +1,4 @@
-"""What the long tasks of a reconciliation share: when a call ends, and how fast it may go."""
+"""What the tasks of a reconciliation share: when a call ends, how fast it may go, and what is counted and reported."""
 
 import time
 from collections.abc import Mapping
