@@ -17,13 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from boto3.dynamodb.types import TypeSerializer
 from botocore.auth import SIGV4_TIMESTAMP, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -32,6 +31,7 @@ from botocore.exceptions import ClientError
 from gateway.events import HANDLED_TYPES
 from tests.local import lambda_service
 from tests.local.moto_fixes import Invitation
+from tests.local.population import plain
 from tests.local.stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, Execution, LocalStack
 from tests.local.stripe_account import StripeAccount
 from tests.local.stripe_http import StripeServer
@@ -53,7 +53,6 @@ _PYTHON = os.environ.get("E2E_PYTHON", sys.executable)
 SOURCE = (_BUILT or REPOSITORY) / "template.yaml"
 """The template under test."""
 
-_from_dynamo = TypeDeserializer().deserialize
 _to_dynamo = TypeSerializer().serialize
 
 
@@ -389,7 +388,7 @@ class Gateway:
             ExpressionAttributeNames={f"#{name}": name for name in wanted},
             ExpressionAttributeValues={f":{name}": _to_dynamo(value) for name, value in wanted.items()},
         )
-        return [{name: _plain(value) for name, value in item.items()} for page in pages for item in page["Items"]]
+        return [{name: plain(value) for name, value in item.items()} for page in pages for item in page["Items"]]
 
     def order(self, event_id: str) -> Json:
         """The order of an event."""
@@ -414,7 +413,7 @@ class Gateway:
         answer = self._dynamodb.get_item(
             TableName=self.stack.orders_table, Key={"pk": {"S": pk}, "sk": {"S": sk}}, ConsistentRead=True
         )
-        return {name: _plain(value) for name, value in answer["Item"].items()}
+        return {name: plain(value) for name, value in answer["Item"].items()}
 
     def set_order(self, event_id: str, **values: Any) -> None:
         """Change fields of an order's row by hand."""
@@ -637,21 +636,6 @@ def _moved(value: Any, seconds: int) -> Any:
             return [_moved(each, seconds) for each in value]
         case int() if value > 1_000_000_000:
             return value - seconds
-    return value
-
-
-def _plain(value: Any) -> Any:
-    return _whole(_from_dynamo(value))
-
-
-def _whole(value: Any) -> Any:
-    match value:
-        case Decimal():
-            return int(value)
-        case dict():
-            return {name: _whole(each) for name, each in value.items()}
-        case list():
-            return [_whole(each) for each in value]
     return value
 
 

@@ -750,13 +750,13 @@ def snapshot(population: Population) -> Snapshot:
         }
     with moto_fixes._table_lock:
         rows = [item.to_json()["Attributes"] for item in population.table.all_items() if _about_people(item)]
-    plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
+    kept = [{name: plain(value) for name, value in row.items()} for row in rows]
     with population.stripe.lock:
         subscriptions = {
             id_: copied(kept) | {"items": [copied(item) for item in population.stripe.items_of(id_)]}
             for id_, kept in population.stripe.objects["subscription"].items()
         }
-    return Snapshot(users, {(row["pk"], row["sk"]): row for row in plain}, subscriptions)
+    return Snapshot(users, {(row["pk"], row["sk"]): row for row in kept}, subscriptions)
 
 
 def _about_people(item: Any) -> bool:
@@ -836,7 +836,8 @@ def counts(drifted: Drift) -> Counter[str]:
     return Counter({kind: len(people) for kind, people in drifted.items()})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of DynamoDB's, with whole numbers."""
     return _whole(_from_dynamo(value))
 
 
