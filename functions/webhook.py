@@ -20,7 +20,7 @@ from gateway.ledger import Attempt, Ledger
 from gateway.secret import Secret
 from gateway.settings import required
 from gateway.step import defect
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import count, count_throttle, logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
 MAX_BODY = 1024 * 1024  # bytes; Stripe's events are far smaller
@@ -43,6 +43,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _refusal(400, "EnvelopeUnreadable", str(error))
     except GatewayError as error:
         logger.error("%s: %s", type(error).__name__, error)
+        count_throttle(error)
         return _refusal(503, "WebhookUnavailable", "the event cannot be taken now; deliver it again")
     except Exception as error:
         logger.error("UnexpectedError: %s", defect(error))
