@@ -67,8 +67,8 @@ _DAY = 24 * 3600
 # How many open orders are looked at for one that can be run.
 _OLDEST = 100
 
-# How many rows of a shard that are due within a day are looked at for the oldest open order. Where there are more, alarms
-# have rung long ago.
+# How many rows of a shard that are due within a day are looked at for the oldest open order. Where there are more, the
+# alarms have rung long ago.
 _WAITING = 20_000
 
 # How many pages of the ledger are looked through for any customer.
