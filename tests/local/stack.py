@@ -61,6 +61,9 @@ REPOSITORY = Path(__file__).parents[2]
 ACCESS_KEY, SECRET_KEY = "test", "test"
 """Credentials of the operator: they may do anything, here and on IAM-authorised routes."""
 
+STRIPE_KEY = "local/stripe-api-key"
+"""The secret with the Stripe key, which exists before the stack: its name begins with the stack's."""
+
 IGNORED_TYPES = {
     "AWS::ApiGatewayV2::Stage",
     "AWS::CloudWatch::Alarm",
@@ -460,7 +463,7 @@ class LocalStack:
 
     def _deploy_function(self, template: Template, resource: Resource) -> None:
         function = self._functions.find(template.physical[resource.logical_id].ref)
-        environment = _variables(template.resolve(resource.properties))
+        environment = self._local(_variables(template.resolve(resource.properties)))
         self._functions.update(replace(function, environment=environment, revision=self._version))
 
     def update(self, *, code_changed: bool = False, **parameters: str) -> list[DeploymentFailed]:
@@ -547,6 +550,12 @@ class LocalStack:
     def rotate_keys(self, *, withdraw: bool = False) -> None:
         """From now on the user pool signs with a new key; `withdraw`: tokens of the old ones are worthless."""
         moto_fixes.rotate_keys(self._pool(self.user_pool_id), withdraw=withdraw)
+
+    def secret(self, secret: str) -> str:
+        """What a secret holds: one of the template by its logical id, any other by its name."""
+        made = self.template.physical.get(secret)
+        found = self.client("secretsmanager").get_secret_value(SecretId=made.ref if made else secret)
+        return str(found["SecretString"])
 
     def put_secret(self, secret: str, value: str) -> None:
         """Gives a secret a new value: one of the template by its logical id, any other by its name."""
@@ -785,7 +794,7 @@ class LocalStack:
             access_key=access_key_of(logical_id),
             region=self.region,
             runtime=properties["Runtime"],
-            environment=_variables(properties),
+            environment=self._local(_variables(properties)),
             layers=self._layers,
             log_group=properties.get("LoggingConfig", {}).get("LogGroup", ""),
             memory=int(properties.get("MemorySize", 128)),
