@@ -1,13 +1,13 @@
 """The Stripe account itself: what a key may do there, its prices, and its webhook endpoints."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from gateway.billing import Billing, price_map
+from gateway.billing import Billing
 from gateway.errors import BillingIncomplete, StripeKeyRejected, StripeRejected
 from gateway.secret import Secret
-from gateway.settings import optional, required
+from gateway.settings import required
 
 _Ask = Callable[[Any], Any]
 
@@ -124,14 +124,9 @@ class Account(Billing):
         return True
 
 
-def account_with(api_key: Secret) -> Account:
-    """The account as the template's parameters say; without DappPrices for who does not look at prices."""
-    return Account(
-        api_key,
-        base=required("STRIPE_API_BASE"),
-        livemode=required("STRIPE_MODE") == "live",
-        prices=price_map(optional("DAPP_PRICES") or "{}"),
-    )
+def account_with(api_key: Secret, prices: Mapping[str, str]) -> Account:
+    """The account as the template's parameters say. `prices`: those of DappPrices, for who looks at prices."""
+    return Account(api_key, base=required("STRIPE_API_BASE"), livemode=required("STRIPE_MODE") == "live", prices=prices)
 
 
 def _named(stack: str) -> str:
