@@ -3,10 +3,13 @@
 import re
 
 import pytest
+from botocore.validate import validate_parameters
 
 from gateway import errors, events
 from gateway.errors import GatewayError
+from tests import runbook
 from tests.diagram import README, definitions, drawn
+from tests.template.conftest import application
 
 TEXT = README.read_text(encoding="utf-8")
 LEGACY = ("order.", "order_return.")  # Stripe offers them to no new endpoint
@@ -41,3 +44,101 @@ def test_every_error_that_can_end_an_execution_is_explained() -> None:
     named = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, GatewayError)}
     missing = {name for name in named - answered - {"GatewayError"} if f"`{name}`" not in TEXT}
     assert missing == set()
+
+
+# ------------------------------------------------------------------ the Runbook
+
+OF_THE_CLI = ["aws logs tail"]  # made by the AWS CLI itself, of several calls
+ALARM = "WebhookErrorsAlarm"
+
+
+def unexplained(text: str) -> list[str]:
+    """What is wrong with the Runbook's paragraphs."""
+    named = re.findall(r"(?m)^\*\*`(\w+Alarm)`\*\*", runbook.section(text))
+    alarms = application().resources("AWS::CloudWatch::Alarm").keys()
+    problems = [f"{name} has no paragraph" for name in sorted(alarms - set(named))]
+    problems += [f"{name} is no alarm" for name in sorted(set(named) - alarms)]
+    problems += [f"{name} has several paragraphs" for name in sorted(set(named)) if named.count(name) > 1]
+    for name, paragraph in runbook.paragraphs(text).items():
+        said = runbook.parts(paragraph)
+        if tuple(said) != runbook.PARTS or not all(each.strip() for each in said.values()):
+            problems.append(f"{name} does not say what to {', '.join(runbook.PARTS)}, in this order")
+    return problems
+
+
+def unusable(text: str) -> list[str]:
+    """Commands that the AWS CLI would not take."""
+    problems = []
+    for command in runbook.commands(text):
+        if any(command.startswith(each) for each in OF_THE_CLI):
+            continue
+        try:
+            found = runbook.parsed(command)
+            validate_parameters(found.parameters, found.shape)
+        except (Exception, AssertionError) as error:
+            problems.append(f"{command}: {error!r}")
+    return problems
+
+
+def test_every_alarm_has_a_paragraph_and_every_paragraph_an_alarm() -> None:
+    assert unexplained(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (f"**`{ALARM}`**", "**`WebhookAlarm`**"),
+        (f"**`{ALARM}`**", "**`NoEventAlarm`**"),
+        (f"**`{ALARM}`**", f"`{ALARM}`"),
+        ("*Mend:*", "Mend:"),
+        ("*Verify:*", "*Check:*"),
+    ],
+)
+def test_an_alarm_that_is_not_explained_is_found(old: str, new: str) -> None:
+    assert old in TEXT
+    before, paragraph = TEXT.split("## Runbook", 1)
+    assert unexplained(f"{before}## Runbook{paragraph.replace(old, new, 1)}") != []
+
+
+def test_every_command_of_the_runbook_is_one_that_the_aws_cli_takes() -> None:
+    assert len(runbook.commands(TEXT)) > 20
+    assert unusable(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("aws dynamodb create-backup", "aws dynamodb make-backup"),
+        ("--backup-name restored", "--name restored"),
+        ("--backup-name restored", ""),
+        ("Enabled=true,AttributeName", "On=true,AttributeName"),
+        ("--no-deletion-protection-enabled", "--deletion-protection-enabled no"),
+        ("aws lambda invoke --function-name", "aws lambda invoke --name"),
+    ],
+)
+def test_a_command_that_the_aws_cli_does_not_take_is_found(old: str, new: str) -> None:
+    before, rest = TEXT.split("## Runbook", 1)
+    assert old in rest
+    assert unusable(f"{before}## Runbook{rest.replace(old, new, 1)}") != []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ('{ $.function = "*Webhook*" && $.level = "ERROR" }', True),
+        ('{ $.function = "*Webhook*" && $.level = "INFO" }', False),
+        ('{ $.answer.outcome = "held" || $.answer.outcome = "comped" }', True),
+        ('"oldest open order"', True),
+        ('"oldest order"', False),
+        ("?SettingMissing ?oldest", True),
+        ("oldest SettingMissing", False),
+    ],
+)
+def test_a_filter_of_logs_is_read_as_cloudwatch_reads_it(pattern: str, found: bool) -> None:
+    line = {
+        "function": "gateway-WebhookFunction-1",
+        "level": "ERROR",
+        "message": "oldest open order",
+        "answer": {"outcome": "held"},
+    }
+    assert runbook.matches(pattern, line) is found
