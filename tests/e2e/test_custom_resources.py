@@ -156,6 +156,15 @@ def stack(project: Project) -> Iterator[LocalStack]:
         yield stack
 
 
+@pytest.fixture(scope="class")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, LocalStack]]:
+    """The same for several tests, each of which updates it."""
+    project = Project(tmp_path_factory.mktemp("opened"))
+    with project.stack() as stack:
+        project.asked()
+        yield project, stack
+
+
 class TestCreation:
     def test_the_event_has_what_aws_documents_and_values_are_text(self, project: Project) -> None:
         with project.stack() as stack:
@@ -247,13 +256,6 @@ class TestAnswers:
         project.answer({"First Update": [{"raise": True}] * 3})
         with pytest.raises(DeploymentFailed, match="did not receive a response"):
             stack.update(Size="given up")
-
-    @pytest.fixture(scope="class")
-    def opened(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Project, LocalStack]]:
-        project = Project(tmp_path_factory.mktemp("answers"))
-        with project.stack() as stack:
-            project.asked()
-            yield project, stack
 
 
 class TestUpdates:
