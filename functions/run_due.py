@@ -29,7 +29,7 @@ fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_
 
 @count
 def handler(event: object, context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name)
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
     now = int(time.time())
     started = 0
     for name in COUNTED_BY_OTHERS:

@@ -32,7 +32,8 @@ signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_A
 
 @count
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name, event_id=None, event_type=None, order_id=None)
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
+    logger.append_keys(event_id=None, event_type=None, order_id=None)  # of the call before
     try:
         return _answer(200, _receive(event))
     except _TooLarge:

@@ -288,9 +288,7 @@ def missed_events(desk: Desk) -> Scenario:
 
 def unusable_event(desk: Desk) -> Scenario:
     customer = desk.subscriber("unusable")
-    payer = {"email": f'{desk.email}"'}
-    content = {"id": "cs_bad", "mode": "payment", "customer": customer, "customer_details": payer}
-    event = desk.gateway.event("checkout.session.completed", content)
+    event = desk.gateway.event("customer.subscription.updated", {"id": "sub bad", "customer": customer})
     desk.event_id = event["id"]
     assert desk.deliver(event) == {200}
     yield
@@ -587,18 +585,14 @@ def test_every_metric_of_ours_is_really_emitted(desk: Desk, played: dict[str, Ba
     assert ours - desk.emitted(all_of_them=True).keys() == set()
 
 
-def test_every_log_line_names_its_function_and_what_it_is_about(
+def test_every_log_line_names_its_function_and_the_call_that_it_belongs_to(
     desk: Desk, played: dict[str, BaseException | None]
 ) -> None:
-    keys = {"event_id", "tombstone", "reconciliation", "request_id", "started", "received_at"}
-    alone = ("RunDue", "Doctor", "Webhook", "RegisterWebhook", "CheckSetup")
-    lines = [line for line in desk.lines(all_of_them=True) if "_aws" not in line and "level" in line]
-    assert len(lines) > 200
+    lines = [line for line in desk.lines(all_of_them=True) if "level" in line]
+    assert len({line["function"] for line in lines}) > 20
     for line in lines:
-        assert {"level", "message", "timestamp", "service", "function", "xray_trace_id"} - {
-            "xray_trace_id"
-        } <= line.keys()
-        assert keys & line.keys() or any(name in line["function"] for name in alone), line
+        assert line.keys() >= {"message", "timestamp", "service", "function"}
+        assert line.keys() & {"execution", "request_id", "request"}, line
 
 
 # ---------------------------------------------------------------------- the Runbook's procedures
@@ -663,5 +657,6 @@ def test_the_ledger_is_restored_and_goes_on(desk: Desk) -> None:
     assert sorted(map(str, desk.gateway.rows())) == sorted(map(str, before))
     event = desk.paid(customer)
     assert desk.deliver(event) == {200}
-    assert desk.gateway.order(event["id"])["state"] == "FULFILLED"
+    order = desk.gateway.order(event["id"])
+    assert (order["state"], order.get("last_error")) == ("FULFILLED", None)
     desk.verifies("`dry_run`")

@@ -1,5 +1,6 @@
 """What the README shows is true today."""
 
+import json
 import re
 
 import pytest
@@ -120,6 +121,27 @@ def test_a_command_that_the_aws_cli_does_not_take_is_found(old: str, new: str) -
     before, rest = TEXT.split("## Runbook", 1)
     assert old in rest
     assert unusable(f"{before}## Runbook{rest.replace(old, new, 1)}") != []
+
+
+def test_what_is_imported_into_a_new_stack_is_what_a_deleted_one_leaves_and_refers_to_nothing_else() -> None:
+    """jq is not here, so its filter is carried out by hand. Every deployment leaves old versions of the code, too."""
+    (filtered,) = (command for command in runbook.in_blocks(TEXT) if command.startswith("jq "))
+    names, removed = re.search(r"\.Resources \| \{([^}]+)\}", filtered), re.search(r"del\((.*)\)", filtered)
+    assert names is not None
+    assert removed is not None
+    assert removed[1].rstrip(")") == ".[].DependsOn, .UserPool.Properties.LambdaConfig"
+    template = application().template
+    kept = {name: dict(template["Resources"][name]) for name in names[1].split(", ")}
+    left = {name for name, body in template["Resources"].items() if body.get("DeletionPolicy") == "Retain"}
+    left = {name for name in left if not template["Resources"][name]["Type"].startswith("AWS::Lambda::")}
+    assert kept.keys() == left
+    for body in kept.values():
+        body.pop("DependsOn", None)
+    del kept["UserPool"]["Properties"]["LambdaConfig"]
+    referred = set(re.findall(r'"Ref": "([\w:]+)"|"Fn::GetAtt": \["(\w+)"', json.dumps(kept)))
+    referred = {name for pair in referred for name in pair if name and not name.startswith("AWS::")}
+    assert referred <= kept.keys() | template["Parameters"].keys()
+    assert referred & template["Parameters"].keys()
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ class World:
         left = [120] if seconds is None else list(seconds)
         context = SimpleNamespace(
             function_name="run-due",
+            aws_request_id="request-1",
             get_remaining_time_in_millis=lambda: (left.pop(0) if len(left) > 1 else left[0]) * 1000,
         )
         answer = self._module.handler({"source": "aws.scheduler"}, context)

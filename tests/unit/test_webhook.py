@@ -25,7 +25,7 @@ SECRET = "whsec_first"
 NEW_SECRET = "whsec_second"
 EMAIL = "markedmailbox@markeddomain.example"
 NAME = "Markedgiven Markedfamily"
-CONTEXT = SimpleNamespace(function_name="webhook")
+CONTEXT = SimpleNamespace(function_name="webhook", aws_request_id="request-1")
 
 INVOICE = {
     "id": "in_1",
