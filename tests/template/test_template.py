@@ -331,13 +331,12 @@ def alarms_watch_what_is_counted(app: Application) -> list[str]:
     problems = []
     sources = "".join(app.sources.values())
     for name, alarm in app.resources("AWS::CloudWatch::Alarm").items():
-        stated = [each["MetricStat"]["Metric"] for each in alarm.get("Metrics", []) if "MetricStat" in each]
-        for watched in stated or [alarm]:
-            where, metric = (watched.get("Namespace"), watched.get("Dimensions")), watched.get("MetricName")
-            if where != (NAMESPACE, SERVICE) and (*where, metric) not in OF_AWS:
-                problems.append(f"{name} watches another place")
-            elif where[0] == NAMESPACE and f'"{metric}"' not in sources:
-                problems.append(f"{name} watches {metric}, which nothing counts")
+        where = (alarm.get("Namespace"), alarm.get("Dimensions"))
+        metric = alarm.get("MetricName")
+        if where != (NAMESPACE, SERVICE) and (*where, metric) not in OF_AWS:
+            problems.append(f"{name} watches another place")
+        elif where[0] == NAMESPACE and f'"{metric}"' not in sources:
+            problems.append(f"{name} watches {metric}, which nothing counts")
         if alarm.get("AlarmActions") != [{"Ref": "AlarmTopic"}]:
             problems.append(f"{name} tells nobody")
         if not alarm.get("AlarmDescription"):
@@ -418,8 +417,8 @@ def updates_are_gradual_and_taken_back(app: Application) -> list[str]:
     resources, group = app.template["Resources"], app.resources("AWS::CodeDeploy::DeploymentGroup")
     shift = app.resources("AWS::StepFunctions::StateMachineAlias")["FulfillmentStateMachineAliaslive"]
     preference, deployment = shift["DeploymentPreference"], group["WebhookFunctionDeploymentGroup"]
-    webhook, machine = ({"Ref": f"{name}FailsAlarm"} for name in ("Webhook", "Fulfillment"))
-    watched = {"Enabled": True, "Alarms": [{"Name": webhook}, {"Name": machine}]}
+    names = ("WebhookFailsAlarm", "WebhookCrashesAlarm", "FulfillmentFailsAlarm")
+    watched = {"Enabled": True, "Alarms": [{"Name": {"Ref": name}} for name in names]}
     policy = resources["WebhookFunctionAliaslive"].get("UpdatePolicy", {}).get("CodeDeployLambdaAliasUpdate", {})
     checks = {
         "Rollout decides nothing": app.template["Conditions"].get("Gradual")
@@ -439,19 +438,16 @@ def updates_are_gradual_and_taken_back(app: Application) -> list[str]:
             {"Fn::If": ["Gradual", 10, NOTHING]},
             {"Fn::If": ["Gradual", 10, NOTHING]},
         ],
-        "no alarm takes the machine back": preference["Alarms"] == {"Fn::If": ["Gradual", [machine], NOTHING]},
-        "an alarm rings after the shift": all(_seconds(resources[each["Ref"]]) <= 300 for each in (webhook, machine)),
+        "no alarm takes the machine back": preference["Alarms"]
+        == {"Fn::If": ["Gradual", [{"Ref": names[-1]}], NOTHING]},
+        "an alarm rings after the shift": all(
+            alarm["Period"] * alarm["EvaluationPeriods"] <= 300
+            for name, alarm in app.resources("AWS::CloudWatch::Alarm").items()
+            if name in names
+        ),
         "Stripe asks no alias": "WebhookFunctionAliaslive" in _names(_routes(app)[WEBHOOK]),
     }
     return [problem for problem, fine in checks.items() if not fine]
-
-
-def _seconds(alarm: dict[str, Any]) -> int:
-    """How far back an alarm looks."""
-    properties = alarm["Properties"]
-    stated = [each["MetricStat"] for each in properties.get("Metrics", []) if "MetricStat" in each]
-    periods = [each["Period"] for each in stated or [properties]]
-    return int(max(periods) * properties["EvaluationPeriods"])
 
 
 # ------------------------------------------------------------------ the way in and out
@@ -721,14 +717,6 @@ def _every_alarm(**changes: Any) -> Break:
     return lambda app: [each.update(changes) for each in app.resources("AWS::CloudWatch::Alarm").values()]
 
 
-def _stated(number: int, **changes: Any) -> Break:
-    """Changes one of the metrics of the alarm that adds two."""
-    metrics = "WebhookFailsAlarm"
-    return lambda app: app.resources("AWS::CloudWatch::Alarm")[metrics]["Metrics"][number]["MetricStat"][
-        "Metric"
-    ].update(changes)
-
-
 def _starts(function: str, **changes: Any) -> Break:
     """Changes what a function may start; a change to None takes that away."""
 
@@ -814,14 +802,9 @@ BROKEN: list[tuple[Rule, Break]] = [
             {"AlarmDescription": ""},
         )
     ),
-    *(
-        (alarms_watch_what_is_counted, _stated(number, **changes))
-        for number, changes in (
-            (1, {"MetricName": "Invocations"}),
-            (1, {"Dimensions": []}),
-            (2, {"MetricName": "WebhookUnavailables"}),
-        )
-    ),
+    (alarms_watch_what_is_counted, _resource("WebhookFailsAlarm", MetricName="WebhookUnavailables")),
+    (alarms_watch_what_is_counted, _resource("WebhookCrashesAlarm", MetricName="Invocations")),
+    (alarms_watch_what_is_counted, _resource("FulfillmentFailsAlarm", Dimensions=[])),
     (
         managed_policies_are_few,
         lambda app: app.resources("AWS::IAM::Role")["CodeDeployServiceRole"].update(
