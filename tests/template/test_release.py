@@ -24,7 +24,7 @@ VERSIONS = {"AWS::Lambda::LayerVersion", "AWS::Lambda::Version", "AWS::StepFunct
 def _version(change: Callable[[Any], object] = lambda source: None, **parameters: str) -> str:
     """Under what name SAM publishes the webhook; another name is another version for the alias to shift to."""
     resources = translated(change, **parameters)["Resources"]
-    (name,) = (name for name, each in resources.items() if each["Type"] == "AWS::Lambda::Version" and "Webhook" in name)
+    (name,) = (each for each in resources if each.startswith("WebhookFunctionVersion"))
     return str(name)
 
 
