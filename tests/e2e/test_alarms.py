@@ -237,7 +237,7 @@ def webhook_errors(desk: Desk) -> Scenario:
     assert desk.deliver(event) == {200}
 
 
-def webhook_failed(desk: Desk) -> Scenario:
+def webhook_crashes(desk: Desk) -> Scenario:
     functions, name = desk.stack._functions, desk.stack.template.physical["WebhookFunction"].ref
     as_deployed = functions.find(name)
     event = desk.paid(desk.subscriber("failed"))
@@ -471,12 +471,14 @@ def nothing_reconciled(desk: Desk) -> Scenario:
 
 SCENARIOS: Mapping[str, Callable[[Desk], Scenario]] = {
     "WebhookErrorsAlarm": webhook_errors,
-    "WebhookFailedAlarm": webhook_failed,
+    "WebhookFailsAlarm": webhook_errors,
+    "WebhookCrashesAlarm": webhook_crashes,
     "SignatureRejectedAlarm": signature_rejected,
     "NoEventAlarm": no_event,
     "MissedEventsAlarm": missed_events,
     "UnusableEventAlarm": unusable_event,
     "ExecutionsFailedAlarm": executions_failed,
+    "FulfillmentFailsAlarm": executions_failed,
     "OldestOpenOrderAlarm": oldest_open_order,
     "OrderStuckAlarm": order_stuck,
     "RunDueSilentAlarm": run_due_silent,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from samtranslator.translator.translator import Translator
 
 LOCAL_BUCKET = "local"
 """Stands for the folder of the template in the translated `Code` and `DefinitionS3Location`."""
+
+# SAM's own service has a list of features under test, and misses it here at every alias.
+logging.getLogger("samtranslator.feature_toggle.feature_toggle").setLevel(logging.ERROR)
 
 _PATH_PROPERTIES = ("CodeUri", "ContentUri", "DefinitionUri")
 _VARIABLE = re.compile(r"\$\{([^!][^}]*)\}")
