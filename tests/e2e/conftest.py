@@ -135,11 +135,12 @@ class Gateway:
         *,
         schedule_seconds: float | None = None,
         template: Path = SOURCE,
+        host: str = "127.0.0.1",
         **parameters: str,
     ) -> None:
         self.log = folder / "functions.log"
         self.stripe = StripeAccount(keys={API_KEY}, backoff=0.2)
-        self._server = StripeServer(self.stripe)
+        self._server = StripeServer(self.stripe, host=host)
         try:
             self.stack = LocalStack(
                 {
@@ -155,6 +156,7 @@ class Gateway:
                 schedule_seconds=schedule_seconds,
                 retry_scale=0.02,
                 template=template,
+                host=host,
             )
         except BaseException:
             self._server.close()

@@ -2,6 +2,8 @@
 
 One JSON line on standard output says where everything is; hints for people go to standard error. Environment:
 
+    HOST             address of this machine to listen on; 127.0.0.1 unless it is said. On Docker's bridge (172.17.0.1 on
+                     Linux) containers reach the stack, and the template for `sam local` is written to build/local.json
     PORT             of the HTTP API; 0 or nothing: any
     STRIPE_API_BASE  another Stripe than the stand-in that is started otherwise
 """

@@ -50,6 +50,13 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_multi_constructor("!", _Loader.short_form)
 
 
+def read(path: Path) -> dict[str, Any]:
+    """A template as it is written, with `!Ref` and the like in their long forms."""
+    # The loader above derives from SafeLoader.
+    source: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    return source
+
+
 @dataclass(frozen=True)
 class Resource:
     """One resource of the translated template. Its properties still hold references, no more `Fn::If`."""
@@ -85,8 +92,7 @@ class Template:
         stack_name: str = "local",
     ) -> None:
         self.folder = path.parent
-        # The loader above derives from SafeLoader.
-        source = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        source = read(path)
         self.parameters = _parameter_values(source.get("Parameters", {}), parameters)
         self.pseudo: dict[str, Any] = {
             "AWS::AccountId": account_id,
