@@ -23,7 +23,7 @@ help:
 demo: .venv-local/ready
 	@.venv-local/bin/python -m tests.local demo
 
-## make serve            the local stack; one JSON line when ready (PORT, STRIPE_API_BASE)
+## make serve            the local stack; one JSON line when ready (BIND_ADDRESS, PORT, STRIPE_API_BASE)
 .PHONY: serve
 serve: .venv-local/ready
 	@exec .venv-local/bin/python -m tests.local serve
@@ -57,7 +57,8 @@ E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tes
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT),--ignore $(each)) \
+	.venv/bin/pytest -n 2 --dist loadfile \
+		$(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT) tests/containers,--ignore $(each)) \
 		--cov --cov-report=
 	.venv/bin/coverage report --fail-under=100 \
 		--include='functions/gateway/access.py,functions/gateway/drift.py,functions/gateway/events.py'
@@ -72,6 +73,11 @@ test-stack: .venv/ready
 .PHONY: test-load
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)
+
+## make test-containers  every function in Lambda's container, by the SAM CLI; a purchase (minutes; Docker, or root on Debian)
+.PHONY: test-containers
+test-containers: .venv/ready .venv-sam/ready .venv-runtime/ready .venv-local/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.containers .venv-runtime/lib/python3.13/site-packages
 
 ## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event (minutes)
 .PHONY: test-models

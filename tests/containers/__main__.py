@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .engine import ARCHITECTURE, EngineError, base_image, engine
+from .engine import BUILD, EngineError, engine, images
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 def main() -> int:
     packages, options = Path(sys.argv[1]), sys.argv[2:]
     built = subprocess.run(
-        ["sam", "build", "--parameter-overrides", f"Architecture={ARCHITECTURE}"],
+        BUILD,
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -27,9 +27,9 @@ def main() -> int:
         print(f"sam build failed:\n{built.stdout}", file=sys.stderr)
         return 1
     try:
-        with engine(), base_image(packages) as which:
+        with engine(), images(packages, REPOSITORY / ".aws-sam/build/DependenciesLayer") as which:
             print(f"Functions run in {which}", file=sys.stderr)
-            command = [sys.executable, "-m", "pytest", "-n", "2", *options, "tests/containers"]
+            command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *options, "tests/containers"]
             # What is there is used as it is: a look at the registry at every invocation would need the network.
             return subprocess.run(
                 command, cwd=REPOSITORY, env={**os.environ, "SAM_SKIP_PULL_IMAGE": "1"}, check=False

@@ -6,8 +6,6 @@ which run its functions as `sam build` made them.
 
 import copy
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
@@ -25,7 +23,7 @@ from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from gateway.ledger import Ledger
 from tests.containers.engine import answers, gateway
-from tests.e2e.conftest import REPOSITORY, Gateway, Json, until
+from tests.e2e.conftest import REPOSITORY, Gateway, until
 
 SUB = "11111111-2222-4333-8444-555555555555"
 """Of the user whom the events in tests/events are about. Their customer is cus_1, who pays for sub_1."""
@@ -58,12 +56,45 @@ def sam(*arguments: str | Path, seconds: float = 120) -> subprocess.CompletedPro
     )
 
 
-def local_invoke(template: Path, function: str, event: Path) -> Outcome:
+def local_invoke(template: Path, function: str, event: Path, *options: str) -> Outcome:
     """`sam local invoke`."""
-    done = sam("local", "invoke", function, "--event", event, "--template", template)
+    done = sam("local", "invoke", function, "--event", event, "--template", template, *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout, done.stderr
     return outcome(json.loads(done.stdout), done.stderr)
+
+
+@contextmanager
+def serving(command: str, template: Path) -> Iterator[str]:
+    """`sam local start-api` or `start-lambda`, with containers that stay; host and port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = template.parent / f"{command}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["sam", "local", command, "--template", template, "--port", str(port), "--warm-containers", "LAZY"],
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def answering() -> bool:
+        assert process.poll() is None, log.read_text(encoding="utf-8")
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        until(answering, 120)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGINT)  # it removes its containers
+        process.wait(60)
+
+
+def event(file: str) -> Path:
+    """The event of a function in tests/events."""
+    return REPOSITORY / "tests" / "events" / f"{file}.json"
 
 
 @dataclass(frozen=True)
@@ -73,6 +104,8 @@ class World:
     gateway: Gateway
     template: Path
     """template.yaml for `sam local`."""
+    without_layer: Path
+    """The same for an image that has the layer already."""
 
     def changed(self, folder: Path, function: str, **properties: Any) -> Path:
         """The template with other properties of one function."""
@@ -118,9 +151,12 @@ def world(host: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World
     folder = tmp_path_factory.mktemp("world")
     with Gateway(folder, host=host) as opened:
         _buy(opened)
-        template = folder / "template.json"
-        template.write_text(json.dumps(opened.stack.for_sam()), encoding="utf-8")
-        yield World(opened, template)
+        template, without_layer = folder / "template.json", folder / "without_layer.json"
+        document = opened.stack.for_sam()
+        template.write_text(json.dumps(document), encoding="utf-8")
+        del document["Globals"]["Function"]["Layers"]
+        without_layer.write_text(json.dumps(document), encoding="utf-8")
+        yield World(opened, template, without_layer)
 
 
 def _buy(gateway: Gateway) -> None:

@@ -3,7 +3,6 @@
 import ipaddress
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -13,14 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.local.template import ARCHITECTURE
+
 from . import image
 
-ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
+BUILD = ["sam", "build", "--parameter-overrides", f"Architecture={ARCHITECTURE}"]
+"""What makes the functions for this machine."""
+
 IMAGE = f"public.ecr.aws/lambda/python:3.13-{ARCHITECTURE}"
 """The name by which `sam local` asks for Lambda's base image."""
 
-LAYERED = "samcli/lambda-python"
-"""What it makes of that with our layer."""
+MADE_BY_SAM = "samcli/lambda-python*"
+"""What it makes of that with the layer of the template."""
+
+WITH_LAYER = "stripe-cognito-gateway/lambda-python"
+"""The same, made once for all functions."""
 
 PACKAGES = ("docker.io", "iptables", "iproute2")
 SECONDS_TO_START = 60
@@ -69,9 +75,12 @@ def engine() -> Iterator[None]:
     if answers():  # where services run, installing it starts it
         yield
         return
-    with tempfile.TemporaryDirectory(prefix="containers-", ignore_cleanup_errors=True) as folder:
-        with _bridge() as bridge, _daemon(Path(folder), bridge):
-            yield
+    with (
+        tempfile.TemporaryDirectory(prefix="containers-", ignore_cleanup_errors=True) as folder,
+        _bridge() as bridge,
+        _daemon(Path(folder), bridge),
+    ):
+        yield
 
 
 def _install() -> None:
@@ -144,26 +153,48 @@ def _daemon(folder: Path, bridge: str) -> Iterator[None]:
 
 
 @contextmanager
-def base_image(packages: Path) -> Iterator[str]:
-    """In this block the engine has Lambda's base image: its own, else the one that AWS publishes, else our stand-in.
-    Says which."""
-    if docker("image", "inspect", IMAGE).returncode == 0 or docker("pull", IMAGE, seconds=SECONDS_TO_PULL).returncode == 0:
-        yield "AWS's image"
-        return
-    _import(packages)
+def images(packages: Path, layer: Path) -> Iterator[str]:
+    """In this block the engine has Lambda's base image (its own, else AWS's, else our stand-in) and
+    that with our layer. Says which it is."""
+    has_one = docker("image", "inspect", IMAGE).returncode == 0
+    pulled = has_one or docker("pull", IMAGE, seconds=SECONDS_TO_PULL).returncode == 0
     try:
-        yield "the stand-in of AWS's image, which cannot be pulled"
+        _remove(*_named(WITH_LAYER))  # of a run that was killed
+        if not pulled:
+            _import(packages)
+        _add(layer)
+        yield "AWS's image" if pulled else "the stand-in of AWS's image, which cannot be pulled"
     finally:  # the engine may be the user's
-        layered = docker("images", "--quiet", f"{LAYERED}*").stdout.split()
-        docker("image", "rm", "--force", IMAGE, *layered)
+        _remove(*_named(WITH_LAYER))
+        if not pulled:
+            _remove(*_named(MADE_BY_SAM, "--filter", f"since={IMAGE}"), IMAGE)
+
+
+def _named(name: str, *options: str) -> list[str]:
+    return docker("images", "--format", "{{.Repository}}:{{.Tag}}", *options, name).stdout.split()
+
+
+def _remove(*names: str) -> None:
+    if names:
+        docker("image", "rm", "--force", *names)
 
 
 def _import(packages: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         image.fill(Path(folder), packages)
-        packed = subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE)
-        done = subprocess.run(
-            ["docker", "import", "-", IMAGE], stdin=packed.stdout, capture_output=True, text=True, check=False
-        )
-        if packed.wait() or done.returncode:
-            raise EngineError(f"the stand-in of Lambda's image cannot be imported: {done.stderr}")
+        with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as packed:
+            done = subprocess.run(
+                ["docker", "import", "-", IMAGE], stdin=packed.stdout, capture_output=True, text=True, check=False
+            )
+    if packed.returncode or done.returncode:
+        raise EngineError(f"the stand-in of Lambda's image cannot be imported: {done.stderr}")
+
+
+def _add(layer: Path) -> None:
+    """`sam local` adds a layer of the template to the image anew at every start, which takes most of the time."""
+    with tempfile.NamedTemporaryFile("w", suffix=".dockerfile") as recipe:
+        recipe.write(f"FROM {IMAGE}\nCOPY . /opt\n")
+        recipe.flush()
+        done = docker("build", "--quiet", "--tag", WITH_LAYER, "--file", recipe.name, str(layer))
+    if done.returncode:
+        raise EngineError(f"the layer cannot be added to Lambda's image: {done.stderr}")

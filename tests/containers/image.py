@@ -1,4 +1,4 @@
-"""A stand-in of Lambda's base image, for where the real one cannot be pulled: Python 3.13, and AWS's own runtime client.
+"""A stand-in of Lambda's base image, where that cannot be pulled: Python 3.13, and AWS's own runtime client.
 
 It has the places that count: Python in /var/lang, awslambdaric and boto3 in /var/runtime with the program `bootstrap`
 that Lambda starts there, the function in /var/task and its layers in /opt. Everything is copied from this machine.

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.containers.conftest import Outcome, World, local_invoke, outcome
+from tests.containers.conftest import event as recorded
+from tests.containers.engine import WITH_LAYER
 from tests.e2e.conftest import REPOSITORY, Json
 from tests.local.template import read
 from tests.template.conftest import answered
@@ -80,7 +82,7 @@ def test_functions_are_found() -> None:
 def test_a_container_answers_as_the_local_stack_does(world: World, host: str, tmp_path: Path, function: str) -> None:
     """With the same AWS, Stripe and moment before it, and as its docstring says."""
     file = FUNCTIONS[function]
-    event = json.loads((REPOSITORY / f"tests/events/{file}.json").read_text(encoding="utf-8"))
+    event = json.loads(recorded(file).read_text(encoding="utf-8"))
     with cloudformation(host) as asking:
         if "ResponseURL" in event:
             event["ResponseURL"] = asking.url
@@ -89,7 +91,7 @@ def test_a_container_answers_as_the_local_stack_does(world: World, host: str, tm
         with world.undone():
             expected = in_process(world, function, event)
         with world.undone():
-            found = local_invoke(world.template, function, path)
+            found = local_invoke(world.without_layer, function, path, "--invoke-image", WITH_LAYER)
         assert without_what_passes(found[:2]) == without_what_passes(expected[:2])
         assert len(asking.told) == (2 if "ResponseURL" in event else 0)
         assert without_what_passes(asking.told[:1]) == without_what_passes(asking.told[1:])
@@ -116,7 +118,9 @@ def as_documented(source: str, found: Outcome) -> None:
     ],
 )
 def test_an_answer_that_no_contract_has_is_found(found: Outcome) -> None:
-    source = '"""Does.\n\nout     200 {"done"}\nraises  LedgerThrottled\n"""\ndef handler(run):\n    return {"done": True}\n'
+    source = (
+        '"""Does.\n\nout     200 {"done"}\nraises  LedgerThrottled\n"""\ndef handler(run):\n    return {"done": True}\n'
+    )
     as_documented(source, Outcome({"done": True}, None))
     as_documented(source, Outcome({"statusCode": 200}, None))
     as_documented(source, Outcome(None, ("LedgerThrottled", "")))
