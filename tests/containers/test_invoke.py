@@ -3,7 +3,7 @@
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +13,6 @@ import pytest
 
 from tests.containers.conftest import Outcome, World, local_invoke, outcome
 from tests.containers.conftest import event as recorded
-from tests.containers.engine import WITH_LAYER
 from tests.e2e.conftest import REPOSITORY, Json
 from tests.local.template import read
 from tests.template.conftest import answered
@@ -25,8 +24,8 @@ FUNCTIONS = {
 }
 """Every function of the template, and its file."""
 
-_PASSING = re.compile(r"(?<!\d)1[78]\d{8}(?!\d)|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32,}")
-"""What is different at every call: moments, and random ids."""
+_MOMENT = re.compile(r"(?<!\d)1[78]\d{8}(?!\d)")
+_RANDOM = re.compile(r"[0-9a-f]{32,}")
 
 
 class CloudFormation(ThreadingHTTPServer):
@@ -69,8 +68,9 @@ def in_process(world: World, function: str, event: Json) -> Outcome:
     return outcome(error or answer)
 
 
-def without_what_passes(document: Any) -> Any:
-    return json.loads(_PASSING.sub("…", json.dumps(document)))
+def lasting(document: Any) -> Any:
+    """Without what is different at every call: moments, and random ids."""
+    return json.loads(_RANDOM.sub("random", _MOMENT.sub("0", json.dumps(document))))
 
 
 def test_functions_are_found() -> None:
@@ -80,49 +80,54 @@ def test_functions_are_found() -> None:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_container_answers_as_the_local_stack_does(world: World, host: str, tmp_path: Path, function: str) -> None:
-    """With the same AWS, Stripe and moment before it, and as its docstring says."""
+    """With the same AWS and Stripe before it, and as its docstring says."""
     file = FUNCTIONS[function]
     event = json.loads(recorded(file).read_text(encoding="utf-8"))
+    path = tmp_path / "event.json"
     with cloudformation(host) as asking:
         if "ResponseURL" in event:
             event["ResponseURL"] = asking.url
-        path = tmp_path / "event.json"
         path.write_text(json.dumps(event), encoding="utf-8")
-        with world.undone():
-            expected = in_process(world, function, event)
-        with world.undone():
-            found = local_invoke(world.without_layer, function, path, "--invoke-image", WITH_LAYER)
-        assert without_what_passes(found[:2]) == without_what_passes(expected[:2])
-        assert len(asking.told) == (2 if "ResponseURL" in event else 0)
-        assert without_what_passes(asking.told[:1]) == without_what_passes(asking.told[1:])
-    as_documented((REPOSITORY / f"functions/{file}.py").read_text(encoding="utf-8"), found)
+        expected, expected_told = settled(world, asking, lambda: in_process(world, function, event))
+        found, told = settled(world, asking, lambda: local_invoke(world.without_layer, function, path))
+    assert found.error is None, found
+    assert lasting(found.answer) == lasting(expected.answer)
+    assert lasting(told) == lasting(expected_told)
+    assert len(told) == ("ResponseURL" in event)
+    as_documented((REPOSITORY / f"functions/{file}.py").read_text(encoding="utf-8"), found.answer)
 
 
-def as_documented(source: str, found: Outcome) -> None:
-    """The answer's fields, its status or the error's name are what the function's contract says."""
-    contract = source.split('"""')[1]
+def settled(world: World, asking: CloudFormation, invoke: Callable[[], Outcome]) -> tuple[Outcome, list[Json]]:
+    """What comes of it, and what CloudFormation is told. What fails and will pass is done again, as the machine does."""
+    for _ in range(3):
+        asking.told.clear()
+        with world.undone():
+            found = invoke()
+        if not passes(found):
+            break
+    return found, list(asking.told)
+
+
+def passes(found: Outcome) -> bool:
+    """A test machine that is busy is a slow network."""
     if found.error:
-        assert re.search(rf"(?s)raises.*\b{found.error[0]}\b", contract), found.error
-    elif isinstance(found.answer, dict) and "statusCode" in found.answer:
-        assert re.search(rf"(?s)out .*\b{found.answer['statusCode']}\b", contract), found.answer
+        return found.error[0].endswith(("Unavailable", "Throttled"))
+    return isinstance(found.answer, dict) and found.answer.get("statusCode") == 503
+
+
+def as_documented(source: str, answer: Any) -> None:
+    """Its status, or its fields, are what the function's contract says."""
+    if isinstance(answer, dict) and "statusCode" in answer:
+        assert re.search(rf"(?s)out .*\b{answer['statusCode']}\b", source.split('"""')[1]), answer
     elif keys := answered(source):
-        assert found.answer.keys() == keys
+        assert answer.keys() <= keys
+        assert answer
 
 
-@pytest.mark.parametrize(
-    "found",
-    [
-        Outcome({"enabled": True}, None),
-        Outcome({"statusCode": 418}, None),
-        Outcome(None, ("KeyError", "'run'")),
-    ],
-)
-def test_an_answer_that_no_contract_has_is_found(found: Outcome) -> None:
-    source = (
-        '"""Does.\n\nout     200 {"done"}\nraises  LedgerThrottled\n"""\ndef handler(run):\n    return {"done": True}\n'
-    )
-    as_documented(source, Outcome({"done": True}, None))
-    as_documented(source, Outcome({"statusCode": 200}, None))
-    as_documented(source, Outcome(None, ("LedgerThrottled", "")))
+@pytest.mark.parametrize("answer", [{}, {"enabled": True}, {"statusCode": 418}])
+def test_an_answer_that_no_contract_has_is_found(answer: Json) -> None:
+    source = '"""Does.\n\nout     200 {"done"}\n"""\ndef handler(run):\n    return {"done": True}\n'
+    as_documented(source, {"done": True})
+    as_documented(source, {"statusCode": 200})
     with pytest.raises(AssertionError):
-        as_documented(source, found)
+        as_documented(source, answer)
