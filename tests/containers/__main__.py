@@ -4,6 +4,7 @@ PACKAGES is the site-packages folder of what Lambda's runtime brings (awslambdar
 """
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def main() -> int:
     packages, options = Path(sys.argv[1]), sys.argv[2:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # the engine ends in any case
     built = subprocess.run(
         BUILD,
         cwd=REPOSITORY,

@@ -101,7 +101,7 @@ def _install() -> None:
 @contextmanager
 def _bridge() -> Iterator[str]:
     """A network of its own, so that two engines on one machine do not give out the same addresses."""
-    number = os.getpid() % 256
+    number = next(each for each in range(256) if not Path(f"/sys/class/net/containers{each}").exists())
     name = f"containers{number}"
     subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
     try:
@@ -117,8 +117,7 @@ def _daemon(folder: Path, bridge: str) -> Iterator[None]:
     """An engine whose data and socket lie in this folder. It touches neither firewall nor routes: what runs in it
     reaches this machine, and nothing else."""
     log = folder / "log"
-    before = os.environ.get("DOCKER_HOST")
-    os.environ["DOCKER_HOST"] = f"unix://{folder}/socket"
+    os.environ["DOCKER_HOST"] = f"unix://{folder}/socket"  # for the docker command and the SAM CLI
     options = {
         "host": os.environ["DOCKER_HOST"],
         "data-root": folder / "data",
@@ -146,10 +145,6 @@ def _daemon(folder: Path, bridge: str) -> Iterator[None]:
             docker("rm", "--force", *left)
         daemon.terminate()
         daemon.wait()
-        if before is None:
-            del os.environ["DOCKER_HOST"]
-        else:
-            os.environ["DOCKER_HOST"] = before
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def test_a_container_answers_as_the_local_stack_does(world: World, host: str, tm
 
 
 def settled(world: World, asking: CloudFormation, invoke: Callable[[], Outcome]) -> tuple[Outcome, list[Json]]:
-    """What comes of it, and what CloudFormation is told. What fails and will pass is done again, as the machine does."""
+    """What comes of it, and what CloudFormation is told. A failure that will pass is met again, as by the machine."""
     for _ in range(3):
         asking.told.clear()
         with world.undone():

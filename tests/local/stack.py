@@ -403,7 +403,7 @@ class LocalStack:
             source["Parameters"][name]["Default"] = ",".join(value) if isinstance(value, list) else value
         for logical_id, resource in source["Resources"].items():
             match resource["Type"]:
-                case "AWS::Serverless::Function":
+                case "AWS::Serverless::Function" if logical_id in self.template.physical:
                     function = self._functions.find(self.template.physical[logical_id].ref)
                     variables = {
                         **function.environment,
