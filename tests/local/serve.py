@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from .stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, LocalStack
+from .stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, STRIPE_KEY, LocalStack
 from .stripe_account import StripeAccount
 from .stripe_http import StripeServer
 from .template import ARCHITECTURE
@@ -76,7 +76,7 @@ def running(
 ) -> Iterator[Product]:
     """The product with its secrets in place. `stripe` is a stand-in's account, which is served and given the webhook's
     address, or the URL of another Stripe, which knows by itself where to send its events."""
-    api_key = f"sk_test_{secrets.token_hex(16)}"
+    api_key = f"rk_test_{secrets.token_hex(16)}"
     webhook_secret = f"whsec_{secrets.token_hex(16)}"
     log = Path(tempfile.mkdtemp(prefix="stripe-cognito-gateway-")) / "functions.log"
     with ExitStack() as opened:
@@ -88,9 +88,15 @@ def running(
             "RetryAfterSeconds": "1",
         }
         stack = opened.enter_context(
-            LocalStack(parameters, host=host, port=port, log=log, schedule_seconds=schedule_seconds)
+            LocalStack(
+                parameters,
+                host=host,
+                port=port,
+                log=log,
+                schedule_seconds=schedule_seconds,
+                secrets={STRIPE_KEY: api_key},
+            )
         )
-        stack.put_secret("StripeApiKeySecret", api_key)
         stack.put_secret("StripeWebhookSecret", webhook_secret)
         if isinstance(stripe, StripeAccount):
             stripe.faults.accept_keys({api_key})
