@@ -69,6 +69,8 @@ IGNORED_TYPES = {
     "AWS::CloudWatch::Alarm",
     "AWS::CloudWatch::CompositeAlarm",
     "AWS::CloudWatch::Dashboard",
+    "AWS::CodeDeploy::Application",  # an update reaches the local stack at once
+    "AWS::CodeDeploy::DeploymentGroup",
     "AWS::IAM::Policy",  # read by permissions.py
     "AWS::IAM::Role",  # so is this
     "AWS::Lambda::EventInvokeConfig",
@@ -337,6 +339,7 @@ class LocalStack:
         moto_fixes.endpoint = endpoint.url
         moto_fixes.retry_scale = retry_scale
         moto_fixes.access_keys.clear()
+        moto_fixes.aliases.clear()
         moto_fixes.outbox.clear()
         moto_fixes.mail.restore()
         moto_fixes.stopping.clear()
@@ -732,6 +735,14 @@ class LocalStack:
                 self.template.created(logical_id, f"{arn}:{properties['Name']}")
             case "AWS::StepFunctions::StateMachine":
                 self._create_state_machine(logical_id, properties)
+            case "AWS::StepFunctions::StateMachineVersion":
+                arn = f"{properties['StateMachineArn']}:1"
+                self.template.created(logical_id, arn, Arn=arn)
+            case "AWS::StepFunctions::StateMachineAlias":
+                machine, _, _ = properties["DeploymentPreference"]["StateMachineVersionArn"].rpartition(":")
+                arn = f"{machine}:{properties['Name']}"
+                moto_fixes.aliases[arn] = machine
+                self.template.created(logical_id, arn, Arn=arn)
             case "AWS::ApiGatewayV2::Api":
                 self._create_http_api(logical_id, properties)
             case "AWS::Events::Rule" | "AWS::Scheduler::Schedule":
@@ -857,7 +868,7 @@ class LocalStack:
         )
         moto_fixes.access_keys[role] = access_key_of(logical_id)
         arn = made["stateMachineArn"]
-        self.template.created(logical_id, arn, Arn=arn, Name=name)
+        self.template.created(logical_id, arn, Arn=arn, Name=name, StateMachineRevisionId="1")
 
     def _create_http_api(self, logical_id: str, properties: dict[str, Any]) -> None:
         if self._http_api:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,9 @@ ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x
 
 LOCAL_BUCKET = "local"
 """Stands for the folder of the template in the translated `Code` and `DefinitionS3Location`."""
+
+# SAM's own service has a list of features under test, and misses it here at every alias.
+logging.getLogger("samtranslator.feature_toggle.feature_toggle").setLevel(logging.ERROR)
 
 _PATH_PROPERTIES = ("CodeUri", "ContentUri", "DefinitionUri")
 _VARIABLE = re.compile(r"\$\{([^!][^}]*)\}")

@@ -16,6 +16,8 @@ MANAGED_POLICIES = {
     "arn:aws:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole",
     "arn:aws:iam::aws:policy/AWSXrayWriteOnlyAccess",
 }
+# … and AWS's own for CodeDeploy, which points the webhook's alias to another version.
+SHIFTS_TRAFFIC = ("CodeDeployServiceRole", "arn:aws:iam::aws:policy/service-role/AWSCodeDeployRoleForLambda")
 # Calls that take no resource, so that their statement must name all.
 MACHINES = ("Fulfillment", "Offboarding", "Reconciliation")
 WITHOUT_RESOURCE = {(f"{name}StateMachineRole", "DeliverLogs") for name in MACHINES}
@@ -34,6 +36,7 @@ OURS = {
 OUTPUTS = {"WebhookUrl", "OperatorApi", "OperatorApiArn", "UserPoolId", "UserPoolClientId", "StateMachineArn"}
 OUTPUTS |= {
     "DoctorFunction",
+    "Version",
     "StripeWebhookSecret",
     "AlarmTopicArn",
     "OffboardingStateMachineArn",
@@ -45,7 +48,9 @@ FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddCl
 NAMESPACE, SERVICE = "StripeCognitoGateway", [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
 # What AWS itself counts.
 OF_AWS = [
-    ("AWS/States", [{"Name": "StateMachineArn", "Value": {"Ref": "ReconciliationStateMachine"}}], "ExecutionsTimedOut")
+    ("AWS/States", [{"Name": "StateMachineArn", "Value": {"Ref": "ReconciliationStateMachine"}}], "ExecutionsTimedOut"),
+    ("AWS/States", [{"Name": "StateMachineArn", "Value": {"Ref": "FulfillmentStateMachine"}}], "ExecutionsFailed"),
+    ("AWS/Lambda", [{"Name": "FunctionName", "Value": {"Ref": "WebhookFunction"}}], "Errors"),
 ]
 WEBHOOK = ("POST", "/create")
 OPERATORS = {("POST", "/read"), ("POST", "/update"), ("POST", "/delete"), ("POST", "/hold")}
@@ -147,7 +152,7 @@ def managed_policies_are_few(app: Application) -> list[str]:
         f"{name} has {policy}"
         for name, role in app.resources("AWS::IAM::Role").items()
         for policy in role.get("ManagedPolicyArns", [])
-        if policy not in MANAGED_POLICIES
+        if policy not in MANAGED_POLICIES and (name, policy) != SHIFTS_TRAFFIC
     ]
 
 
@@ -380,18 +385,125 @@ def nobody_writes_their_own_limit(app: Application) -> list[str]:
 def alarms_watch_what_is_counted(app: Application) -> list[str]:
     """An alarm on a name that nothing counts never rings."""
     problems = []
+    sources = "".join(app.sources.values())
     for name, alarm in app.resources("AWS::CloudWatch::Alarm").items():
         where = (alarm.get("Namespace"), alarm.get("Dimensions"))
         metric = alarm.get("MetricName")
         if where != (NAMESPACE, SERVICE) and (*where, metric) not in OF_AWS:
             problems.append(f"{name} watches another place")
-        elif where[0] == NAMESPACE and f'metrics.add_metric("{metric}"' not in "".join(app.sources.values()):
+        elif where[0] == NAMESPACE and f'"{metric}"' not in sources:
             problems.append(f"{name} watches {metric}, which nothing counts")
         if alarm.get("AlarmActions") != [{"Ref": "AlarmTopic"}]:
             problems.append(f"{name} tells nobody")
         if not alarm.get("AlarmDescription"):
             problems.append(f"{name} does not say what to do")
     return problems
+
+
+# ------------------------------------------------------------------ how an update arrives, and is taken back
+
+
+def _serving(app: Application) -> dict[str, str]:
+    """Alias -> function, of the aliases through which a function is invoked."""
+    others = {
+        name: body for name, body in app.template["Resources"].items() if body["Type"] != "AWS::Lambda::Permission"
+    }
+    return {
+        alias: properties["FunctionName"]["Ref"]
+        for alias, properties in app.resources("AWS::Lambda::Alias").items()
+        if alias in {name for each in others.values() for name in _names(each)}
+    }
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Everything that a value refers to: parameters, resources, conditions."""
+    if isinstance(value, list):
+        for each in value:
+            yield from _names(each)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if key == "Ref" and isinstance(each, str):
+                yield each
+            elif key in ("Fn::GetAtt", "Fn::If"):
+                yield each[0]
+            elif key == "Fn::Sub":
+                yield from re.findall(r"\$\{(\w+)", each if isinstance(each, str) else each[0])
+            yield from _names(each)
+
+
+def a_version_holds_nothing_that_a_parameter_changes(app: Application) -> list[str]:
+    """SAM makes a version when the template's text changes, not when a parameter's value does: whoever is invoked by an
+    alias would keep the old one. StripeMode is the same for the whole life of a stack."""
+    changing = (app.template["Parameters"].keys() | app.template["Conditions"].keys()) - {"StripeMode"}
+    return [
+        f"{function} keeps the {name} that {variable} had when its code changed last"
+        for function in _serving(app).values()
+        for variable, value in app.functions[function].get("Environment", {}).get("Variables", {}).items()
+        for name in sorted(set(_names(value)) & changing)
+    ]
+
+
+def fulfillment_is_started_through_its_alias(app: Application) -> list[str]:
+    """IAM knows the machine by its own ARN, and the alias by a condition. The alias' own ARN would match nothing:
+    https://docs.aws.amazon.com/step-functions/latest/dg/auth-version-alias.html"""
+    machine, alias = {"Ref": "FulfillmentStateMachine"}, {"Ref": "FulfillmentStateMachineAliaslive"}
+    only = {"ForAnyValue:StringEquals": {"states:StateMachineQualifier": "live"}}
+    starters = {}
+    for role, statement in _statements(app):
+        if "FulfillmentStateMachine" in json.dumps(statement.get("Resource")):
+            starters[role.removesuffix("Role")] = statement
+    problems = [
+        f"{name} may do {statement}"
+        for name, statement in starters.items()
+        if (statement["Action"], statement["Resource"], statement.get("Condition"))
+        != ("states:StartExecution", machine, only)
+    ]
+    for name in app.functions:
+        started = app.functions[name].get("Environment", {}).get("Variables", {}).get("STATE_MACHINE_ARN")
+        starts = started is not None and bool(calls(app.source_of(name), "StateMachine"))
+        if starts and started != alias:
+            problems.append(f"{name} starts {started}")
+        if starts != (name in starters):
+            problems.append(f"{name} may start fulfillment, or does, but not both")
+    return problems
+
+
+def updates_are_gradual_and_taken_back(app: Application) -> list[str]:
+    """A tenth first, watched by alarms that are there; with AllAtOnce everything at once, whatever rings."""
+    resources, group = app.template["Resources"], app.resources("AWS::CodeDeploy::DeploymentGroup")
+    shift = app.resources("AWS::StepFunctions::StateMachineAlias")["FulfillmentStateMachineAliaslive"]
+    preference, deployment = shift["DeploymentPreference"], group["WebhookFunctionDeploymentGroup"]
+    names = ("WebhookFailsAlarm", "WebhookCrashesAlarm", "FulfillmentFailsAlarm")
+    watched = {"Enabled": True, "Alarms": [{"Name": {"Ref": name}} for name in names]}
+    policy = resources["WebhookFunctionAliaslive"].get("UpdatePolicy", {}).get("CodeDeployLambdaAliasUpdate", {})
+    checks = {
+        "Rollout decides nothing": app.template["Conditions"].get("Gradual")
+        == {"Fn::Equals": [{"Ref": "Rollout"}, "Gradual"]},
+        "nobody decides on it": app.template["Parameters"]["Rollout"]["Default"] == "Gradual",
+        "the webhook's alias jumps": policy.get("DeploymentGroupName") == {"Ref": "WebhookFunctionDeploymentGroup"},
+        "the webhook is not shifted in steps": [
+            each["Fn::Sub"][1]["ConfigName"] for each in deployment["DeploymentConfigName"]["Fn::If"][1:]
+        ]
+        == ["Canary10Percent10Minutes", "AllAtOnce"],
+        "no alarm takes the webhook back": deployment["AlarmConfiguration"] == {"Fn::If": ["Gradual", watched, {}]},
+        "an alarm does not take the webhook back": {"DEPLOYMENT_STOP_ON_ALARM", "DEPLOYMENT_FAILURE"}
+        <= set(deployment["AutoRollbackConfiguration"]["Events"]),
+        "the machine is not shifted in steps": [preference[each] for each in ("Type", "Percentage", "Interval")]
+        == [
+            {"Fn::If": ["Gradual", "CANARY", "ALL_AT_ONCE"]},
+            {"Fn::If": ["Gradual", 10, NOTHING]},
+            {"Fn::If": ["Gradual", 10, NOTHING]},
+        ],
+        "no alarm takes the machine back": preference["Alarms"]
+        == {"Fn::If": ["Gradual", [{"Ref": names[-1]}], NOTHING]},
+        "an alarm rings after the shift": all(
+            alarm["Period"] * alarm["EvaluationPeriods"] <= 300
+            for name, alarm in app.resources("AWS::CloudWatch::Alarm").items()
+            if name in names
+        ),
+        "Stripe asks no alias": "WebhookFunctionAliaslive" in _names(_routes(app)[WEBHOOK]),
+    }
+    return [problem for problem, fine in checks.items() if not fine]
 
 
 # ------------------------------------------------------------------ the way in and out
@@ -529,7 +641,8 @@ def claims_come_with_the_pool_that_is_made_here(app: Application) -> list[str]:
 def answers_are_in_time(app: Application) -> list[str]:
     problems = []
     for (method, path), operation in _routes(app).items():
-        called = re.findall(r"\$\{(\w+)\.Arn\}", json.dumps(operation.get("x-amazon-apigateway-integration", {})))
+        called = list(_names(operation.get("x-amazon-apigateway-integration", {})))
+        called = [_serving(app).get(each, each) for each in called if not each.startswith("AWS")]
         if len(called) != 1:
             problems.append(f"{method} {path} calls {called}")
         problems += [
@@ -661,6 +774,30 @@ def _alarm(**changes: Any) -> Break:
     return lambda app: app.resources("AWS::CloudWatch::Alarm")["NotReconciledAlarm"].update(changes)
 
 
+def _every_alarm(**changes: Any) -> Break:
+    return lambda app: [each.update(changes) for each in app.resources("AWS::CloudWatch::Alarm").values()]
+
+
+def _starts(function: str, **changes: Any) -> Break:
+    """Changes what a function may start; a change to None takes that away."""
+
+    def breaks(app: Application) -> None:
+        (policy,) = app.resources("AWS::IAM::Role")[f"{function}Role"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]:
+            if statement["Sid"] == "StartFulfillment":
+                statement.update(changes)
+                for name in [name for name, value in changes.items() if value is None]:
+                    del statement[name]
+
+    return breaks
+
+
+def _shift(**changes: Any) -> Break:
+    alias = "FulfillmentStateMachineAliaslive"
+    kind = "AWS::StepFunctions::StateMachineAlias"
+    return lambda app: app.resources(kind)[alias]["DeploymentPreference"].update(changes)
+
+
 def _shards(number: int, **changes: Any) -> Break:
     policy = SHARDS[0]
     return lambda app: app.resources("AWS::IAM::Policy")[policy]["PolicyDocument"]["Statement"][number].update(changes)
@@ -724,6 +861,71 @@ BROKEN: list[tuple[Rule, Break]] = [
             {"Dimensions": []},
             {"AlarmActions": []},
             {"AlarmDescription": ""},
+        )
+    ),
+    (alarms_watch_what_is_counted, _resource("WebhookFailsAlarm", MetricName="WebhookUnavailables")),
+    (alarms_watch_what_is_counted, _resource("WebhookCrashesAlarm", MetricName="Invocations")),
+    (alarms_watch_what_is_counted, _resource("FulfillmentFailsAlarm", Dimensions=[])),
+    (
+        managed_policies_are_few,
+        lambda app: app.resources("AWS::IAM::Role")["CodeDeployServiceRole"].update(
+            ManagedPolicyArns=["arn:aws:iam::aws:policy/AdministratorAccess"]
+        ),
+    ),
+    (managed_policies_are_few, _resource("RunDueFunctionRole", ManagedPolicyArns=[SHIFTS_TRAFFIC[1]])),
+    *(
+        (
+            a_version_holds_nothing_that_a_parameter_changes,
+            _variable("WebhookFunction", lambda given, v=value: given.update(V=v)),
+        )
+        for value in (
+            {"Ref": "GracePeriodHours"},
+            {"Fn::Sub": "${GracePeriodHours} hours"},
+            {"Fn::Sub": ["${Hours} hours", {"Hours": {"Ref": "GracePeriodHours"}}]},
+            {"Fn::If": ["CreateUserPool", "ours", "theirs"]},
+        )
+    ),
+    (
+        a_version_holds_nothing_that_a_parameter_changes,
+        lambda app: app.template["Resources"].update(
+            ReadBillingAlias={
+                "Type": "AWS::Lambda::Alias",
+                "Properties": {"Name": "live", "FunctionName": {"Ref": "ReadBillingFunction"}},
+            },
+            Asks={"Type": "Custom::Asks", "Properties": {"Of": {"Ref": "ReadBillingAlias"}}},
+        ),
+    ),
+    *(
+        (fulfillment_is_started_through_its_alias, _starts(name, **changes))
+        for name in ("WebhookFunction", "MendDriftFunction")
+        for changes in (
+            {"Condition": None},
+            {"Condition": {"ForAnyValue:StringEquals": {"states:StateMachineQualifier": "1"}}},
+            {"Condition": None, "Resource": {"Ref": "FulfillmentStateMachineAliaslive"}},
+            {"Action": ["states:StartExecution", "states:StopExecution"]},
+        )
+    ),
+    (
+        fulfillment_is_started_through_its_alias,
+        _variable("RunDueFunction", lambda given: given.update(STATE_MACHINE_ARN={"Ref": "FulfillmentStateMachine"})),
+    ),
+    (fulfillment_is_started_through_its_alias, _source("run_due.py", "StateMachine(", "Machine(")),
+    *(
+        (updates_are_gradual_and_taken_back, by)
+        for by in (
+            lambda app: app.template["Conditions"].update(Gradual={"Fn::Equals": [{"Ref": "Rollout"}, "AllAtOnce"]}),
+            lambda app: app.template["Parameters"]["Rollout"].update(Default="AllAtOnce"),
+            _body("WebhookFunctionAliaslive", UpdatePolicy={}),
+            _resource("WebhookFunctionDeploymentGroup", AlarmConfiguration={}),
+            _resource("WebhookFunctionDeploymentGroup", AutoRollbackConfiguration={"Enabled": False, "Events": []}),
+            _shift(Type="ALL_AT_ONCE"),
+            _shift(Percentage=50),
+            _shift(Alarms=[]),
+            _every_alarm(Period=3600),
+            _every_alarm(EvaluationPeriods=60),
+            lambda app: _api(app)["paths"]["/create"]["post"]["x-amazon-apigateway-integration"].update(
+                uri={"Fn::Sub": "functions/${WebhookFunction.Arn}/invocations"}
+            ),
         )
     ),
     (machines_are_made_alike, _lacking("OffboardingStateMachine", "TracingConfiguration")),
