@@ -50,7 +50,7 @@ STACK := tests/e2e/test_local_stack.py tests/e2e/test_custom_resources.py tests/
 
 # End to end on the sources: the demo. The rest runs on what sam build made.
 LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py tests/e2e/test_permissions.py \
-	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py
+	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py tests/e2e/test_alarms.py
 E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
@@ -69,7 +69,7 @@ test-source: .venv/ready
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
-## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces (minutes)
+## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces; alarms (minutes)
 .PHONY: test-load
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)

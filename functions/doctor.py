@@ -38,7 +38,7 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 @count
 def handler(event: object, context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name)
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
     wrong = [*_of_stripe(), *checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)]
     metrics.add_metric("SetupWrong", MetricUnit.Count, len(wrong))
     for each in wrong:

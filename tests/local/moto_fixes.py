@@ -927,6 +927,13 @@ class Rows(defaultdict[Any, Any]):
         self[key] = value = {}
         return value
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        """What a backup takes."""
+        copied = Rows()
+        for key, value in self.items():
+            copied[copy.deepcopy(key, memo)] = copy.deepcopy(value, memo)
+        return copied
+
     def keys_from(self, first: Any = None) -> Iterator[Any]:
         """The hash keys in order, beginning with this one."""
         new = set(self._new) - self._ordered

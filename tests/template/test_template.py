@@ -9,7 +9,9 @@ import pytest
 from cfnlint.api import ManualArgs, lint
 
 from gateway.ledger import LEASE_SECONDS
+from gateway.searches import METRICS
 from tests.template.conftest import Application, Break, Rule, application, broken, calls, imports
+from tests.watched import Metric, alarms_on, dashboard, of_alarm, of_dashboard, summed
 
 # AWS's own policies: writing logs, writing traces. Both have to name every resource.
 MANAGED_POLICIES = {
@@ -39,19 +41,41 @@ OUTPUTS |= {
     "Version",
     "StripeWebhookSecret",
     "AlarmTopicArn",
+    "DashboardUrl",
     "OffboardingStateMachineArn",
     "ReconciliationStateMachineArn",
     "OrdersTable",
     "DappsUrl",
 }
 FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddClaimsFunction"}
-NAMESPACE, SERVICE = "StripeCognitoGateway", [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
-# What AWS itself counts.
-OF_AWS = [
-    ("AWS/States", [{"Name": "StateMachineArn", "Value": {"Ref": "ReconciliationStateMachine"}}], "ExecutionsTimedOut"),
-    ("AWS/States", [{"Name": "StateMachineArn", "Value": {"Ref": "FulfillmentStateMachine"}}], "ExecutionsFailed"),
-    ("AWS/Lambda", [{"Name": "FunctionName", "Value": {"Ref": "WebhookFunction"}}], "Errors"),
-]
+NAMESPACE = "StripeCognitoGateway"
+# What AWS itself counts: the dimensions, of which the first names a resource, and what of it we look at.
+OF_AWS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "AWS/States": (
+        ("StateMachineArn",),
+        (
+            "ExecutionsStarted",
+            "ExecutionsSucceeded",
+            "ExecutionsFailed",
+            "ExecutionsTimedOut",
+            "ExecutionsAborted",
+            "ExecutionThrottled",
+            "ExecutionTime",
+        ),
+    ),
+    "AWS/Lambda": (("FunctionName",), ("Invocations", "Errors", "Throttles", "Duration")),
+    # Of an HTTP API, by route; a REST API's have other names.
+    "AWS/ApiGateway": (("ApiId", "Stage", "Method", "Resource"), ("4xx", "5xx", "Count", "Latency")),
+}
+OF_WHAT = {
+    "AWS/States": "AWS::StepFunctions::StateMachine",
+    "AWS/Lambda": "AWS::Lambda::Function",
+    "AWS/ApiGateway": "AWS::ApiGatewayV2::Api",
+}
+SILENT = {"WebhookFailsAlarm", "FulfillmentFailsAlarm"}  # take an update back, and wake nobody for two bad minutes
+GIVEN_BY_SUB = {"NoEvent", "NothingReconciled"}  # parts of the dashboard that depend on a condition
+DESCRIPTION = 1024  # characters
+COLUMNS = 24  # of a dashboard
 WEBHOOK = ("POST", "/create")
 OPERATORS = {("POST", "/read"), ("POST", "/update"), ("POST", "/delete"), ("POST", "/hold")}
 USERS = {("POST", "/dapps"), ("GET", "/dapps"), ("DELETE", "/dapps/{id}")}
@@ -382,22 +406,122 @@ def nobody_writes_their_own_limit(app: Application) -> list[str]:
 # ------------------------------------------------------------------ alarms
 
 
+def _shown(value: Any) -> Any:
+    """The value with references as "<name>", as if every condition were true."""
+    match value:
+        case {"Ref": name}:
+            return f"<{name}>"
+        case {"Fn::GetAtt": parts}:
+            return f"<{'.'.join(parts)}>"
+        case {"Fn::If": [_, then, _]}:
+            return _shown(then)
+        case {"Fn::Sub": [text, more]}:
+            return re.sub(r"\$\{(\w+)\}", lambda name: _shown(more).get(name[1], name[0]), _shown({"Fn::Sub": text}))
+        case {"Fn::Sub": str(text)}:
+            names = r"\$\{([\w:.]+)\}"
+            return re.sub(names, lambda name: name[0] if name[1] in GIVEN_BY_SUB else f"<{name[1]}>", text)
+        case dict():
+            return {name: _shown(each) for name, each in value.items()}
+        case list():
+            return [_shown(each) for each in value]
+    return value
+
+
+def _alarms(app: Application) -> dict[str, dict[str, Any]]:
+    return {name: _shown(alarm) for name, alarm in app.resources("AWS::CloudWatch::Alarm").items()}
+
+
+def _dashboards(app: Application) -> list[dict[str, Any]]:
+    return [dashboard(_shown(each)) for each in app.resources("AWS::CloudWatch::Dashboard").values()]
+
+
+def _real(app: Application, metric: Metric) -> bool:
+    """Whether something emits the metric, with these dimensions."""
+    dimensions = dict(metric.dimensions)
+    if metric.namespace == NAMESPACE:
+        named = f'"{metric.name}"' in "".join(app.sources.values()) or metric.name in METRICS.values()
+        return named and dimensions == {"service": "<AWS::StackName>"}
+    names, emitted = OF_AWS.get(metric.namespace, ((), ()))
+    known = {f"<{name}>": body["Type"] for name, body in app.template["Resources"].items()}
+    kind = OF_WHAT.get(metric.namespace)
+    routes = {(method.upper(), path) for method, path in _routes(app)}
+    return (
+        metric.name in emitted
+        and dimensions.keys() == set(names)
+        and known.get(dimensions[names[0]]) == kind
+        and dimensions.get("Stage") in (None, "$default")
+        and ("Method" not in dimensions or (dimensions["Method"], dimensions["Resource"]) in routes)
+    )
+
+
 def alarms_watch_what_is_counted(app: Application) -> list[str]:
     """An alarm on a name that nothing counts never rings."""
+    return [
+        f"{name} watches {metric}, which nothing counts"
+        for name, alarm in _alarms(app).items()
+        for metric, _, _ in of_alarm(alarm).values()
+        if not _real(app, metric)
+    ]
+
+
+def alarms_say_what_to_do(app: Application) -> list[str]:
     problems = []
-    sources = "".join(app.sources.values())
     for name, alarm in app.resources("AWS::CloudWatch::Alarm").items():
-        where = (alarm.get("Namespace"), alarm.get("Dimensions"))
-        metric = alarm.get("MetricName")
-        if where != (NAMESPACE, SERVICE) and (*where, metric) not in OF_AWS:
-            problems.append(f"{name} watches another place")
-        elif where[0] == NAMESPACE and f'"{metric}"' not in sources:
-            problems.append(f"{name} watches {metric}, which nothing counts")
+        description = alarm.get("AlarmDescription", "")
         if alarm.get("AlarmActions") != [{"Ref": "AlarmTopic"}]:
             problems.append(f"{name} tells nobody")
-        if not alarm.get("AlarmDescription"):
-            problems.append(f"{name} does not say what to do")
+        if alarm.get("ActionsEnabled", True) is (name in SILENT):
+            problems.append(f"{name} is silent, or is not, and should")
+        if "(README, Runbook)." not in description:
+            problems.append(f"{name} does not say where to read what to do")
+        if len(description) > DESCRIPTION:
+            problems.append(f"{name} says more than CloudWatch keeps")
     return problems
+
+
+def alarms_can_be_evaluated(app: Application) -> list[str]:
+    """CloudWatch looks back a day at most, with periods of an hour or longer a week."""
+    problems = []
+    hours = app.template["Parameters"]["NoEventHours"]["MaxValue"]
+    for name, alarm in _alarms(app).items():
+        given = alarm["EvaluationPeriods"]
+        periods = hours if given == "<NoEventHours>" else given
+        lengths = {period for _, _, period in of_alarm(alarm).values()}
+        checks = {
+            "has metrics of several periods": len(lengths) == 1,
+            "looks back too far": periods * max(lengths) <= (7 * 86_400 if max(lengths) >= 3600 else 86_400),
+            "needs more periods than it looks at": alarm.get("DatapointsToAlarm", 1) <= periods,
+            "does not say what missing data are": "TreatMissingData" in alarm,
+        }
+        if "Metrics" in alarm:
+            checks["does not add up all of its metrics"] = sorted(summed(alarm)) == sorted(of_alarm(alarm))
+            checks["looks at the latest period alone, whose numbers may still be missing"] = periods > 1
+        problems += [f"{name} {problem}" for problem, fine in checks.items() if not fine]
+    return problems
+
+
+def the_dashboard_shows_what_there_is(app: Application) -> list[str]:
+    problems = []
+    arns = sorted(f"<{name}.Arn>" for name in _alarms(app))
+    for body in _dashboards(app):
+        problems += [f"{metric} is nowhere emitted" for metric, _ in of_dashboard(body) if not _real(app, metric)]
+        problems += [] if sorted(alarms_on(body)) == arns else ["not every alarm is on the dashboard, once"]
+        taken: set[tuple[int, int]] = set()
+        for widget in body["widgets"]:
+            x, y, width, height = (widget[name] for name in ("x", "y", "width", "height"))
+            place = {(column, row) for column in range(x, x + width) for row in range(y, y + height)}
+            if place & taken or x + width > COLUMNS:
+                problems.append(f"the widget at {x}, {y} lies over another, or beyond the edge")
+            taken |= place
+    return problems if _dashboards(app) else ["there is no dashboard"]
+
+
+def mails_are_sent_to_who_wants_them(app: Application) -> list[str]:
+    """Nobody is subscribed unless somebody is named."""
+    body = app.template["Resources"].get("AlarmSubscription", {})
+    wanted = {"TopicArn": {"Ref": "AlarmTopic"}, "Protocol": "email", "Endpoint": {"Ref": "AlarmEmail"}}
+    fine = body.get("Condition") == "SendsAlarmMails" and body.get("Properties") == wanted
+    return [] if fine else ["AlarmEmail is not who is told"]
 
 
 # ------------------------------------------------------------------ how an update arrives, and is taken back
@@ -770,8 +894,26 @@ def _machine(name: str, **changes: Any) -> Break:
     return lambda app: app.resources("AWS::StepFunctions::StateMachine")[name].update(changes)
 
 
-def _alarm(**changes: Any) -> Break:
-    return lambda app: app.resources("AWS::CloudWatch::Alarm")["NotReconciledAlarm"].update(changes)
+def _alarm(name: str = "NotReconciledAlarm", **changes: Any) -> Break:
+    return lambda app: app.resources("AWS::CloudWatch::Alarm")[name].update(changes)
+
+
+def _metric_of(alarm: str, number: int, **changes: Any) -> Break:
+    def breaks(app: Application) -> None:
+        app.resources("AWS::CloudWatch::Alarm")[alarm]["Metrics"][number].update(changes)
+
+    return breaks
+
+
+def _drawn(old: str, new: str) -> Break:
+    """Another text in the dashboard's body."""
+
+    def breaks(app: Application) -> None:
+        body = app.resources("AWS::CloudWatch::Dashboard")["Dashboard"]["DashboardBody"]["Fn::Sub"]
+        assert old in body[0]
+        body[0] = body[0].replace(old, new, 1)
+
+    return breaks
 
 
 def _every_alarm(**changes: Any) -> Break:
@@ -859,12 +1001,80 @@ BROKEN: list[tuple[Rule, Break]] = [
             {"MetricName": "Reconciledd"},
             {"Namespace": "Other"},
             {"Dimensions": []},
-            {"AlarmActions": []},
-            {"AlarmDescription": ""},
+            {"Dimensions": [{"Name": "service", "Value": "gateway"}]},
         )
     ),
+    (alarms_watch_what_is_counted, _alarm("WebhookErrorsAlarm", MetricName="5XXError")),
+    (
+        alarms_watch_what_is_counted,
+        _alarm("WebhookCrashesAlarm", Dimensions=[{"Name": "FunctionName", "Value": "webhook"}]),
+    ),
+    *(
+        (
+            alarms_watch_what_is_counted,
+            _alarm(
+                "WebhookErrorsAlarm",
+                Dimensions=[
+                    {"Name": name, "Value": value}
+                    for name, value in {
+                        "ApiId": {"Ref": "Api"},
+                        "Stage": "$default",
+                        "Method": "POST",
+                        "Resource": "/create",
+                        **changes,
+                    }.items()
+                ],
+            ),
+        )
+        for changes in (
+            {"Stage": "Prod"},
+            {"Resource": "/created"},
+            {"Method": "GET"},
+            {"ApiId": {"Ref": "AlarmTopic"}},
+        )
+    ),
+    (
+        alarms_watch_what_is_counted,
+        lambda app: app.resources("AWS::CloudWatch::Alarm")["ThrottledAlarm"]["Metrics"][0]["MetricStat"][
+            "Metric"
+        ].update(MetricName="Throttles"),
+    ),
+    (alarms_watch_what_is_counted, _source("read_billing.py", '"LimitClamped"', '"LimitCut"')),
+    (alarms_say_what_to_do, _alarm(AlarmActions=[])),
+    (alarms_say_what_to_do, _alarm(ActionsEnabled=False)),
+    (alarms_say_what_to_do, _alarm("WebhookFailsAlarm", ActionsEnabled=True)),
+    (alarms_say_what_to_do, _alarm(AlarmDescription="")),
+    (alarms_say_what_to_do, _alarm(AlarmDescription="x" * 1024 + "(README, Runbook).")),
+    (alarms_can_be_evaluated, _alarm(EvaluationPeriods=289)),
+    (alarms_can_be_evaluated, _alarm("NothingReconciledAlarm", EvaluationPeriods=169)),
+    (alarms_can_be_evaluated, _alarm("MissedEventsAlarm", DatapointsToAlarm=4)),
+    (alarms_can_be_evaluated, _lacking("NotReconciledAlarm", "TreatMissingData")),
+    (alarms_can_be_evaluated, lambda app: app.template["Parameters"]["NoEventHours"].update(MaxValue=169)),
+    (alarms_can_be_evaluated, _metric_of("ThrottledAlarm", 3, Expression="FILL(services, 0) + FILL(machine, 0)")),
+    (alarms_can_be_evaluated, _alarm("HeldOrCompedPayingAlarm", EvaluationPeriods=1)),
+    (
+        alarms_can_be_evaluated,
+        lambda app: app.resources("AWS::CloudWatch::Alarm")["ThrottledAlarm"]["Metrics"][0]["MetricStat"].update(
+            Period=60
+        ),
+    ),
+    *(
+        (the_dashboard_shows_what_there_is, _drawn(old, new))
+        for old, new in (
+            ('"EventReceived"', '"EventsReceived"'),
+            ('"${MailFailedAlarm.Arn}", ', ""),
+            ('"${MailFailedAlarm.Arn}"', '"${MailFailedAlarm.Arn}", "${MailFailedAlarm.Arn}"'),
+            ('"${LinkUserFunction}"', '"${LinkUsersFunction}"'),
+            ('"/create"', '"/created"'),
+            ('"x": 8, "y": 8', '"x": 7, "y": 8'),
+            ('"x": 16, "y": 8', '"x": 17, "y": 8'),
+        )
+    ),
+    (the_dashboard_shows_what_there_is, lambda app: app.template["Resources"].pop("Dashboard")),
+    (mails_are_sent_to_who_wants_them, _body("AlarmSubscription", Condition="CreateUserPool")),
+    (mails_are_sent_to_who_wants_them, _resource("AlarmSubscription", Endpoint="somebody@example.com")),
     (alarms_watch_what_is_counted, _resource("WebhookFailsAlarm", MetricName="WebhookUnavailables")),
-    (alarms_watch_what_is_counted, _resource("WebhookCrashesAlarm", MetricName="Invocations")),
+    (alarms_watch_what_is_counted, _resource("WebhookCrashesAlarm", MetricName="Error")),
     (alarms_watch_what_is_counted, _resource("FulfillmentFailsAlarm", Dimensions=[])),
     (
         managed_policies_are_few,
