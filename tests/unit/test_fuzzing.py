@@ -5,7 +5,7 @@ is lost: it is recorded, or declared none of ours. And nothing of what was sent 
 
 The examples come from a fixed seed, so a red test is the fault of the change at hand.
 
-    FUZZ=5000 pytest tests/unit/test_fuzzing.py     so many of each kind (make test-models does)
+    FUZZ=3000 pytest tests/unit/test_fuzzing.py     so many of each kind (make test-models does)
     FUZZ_SEED=7 pytest tests/unit/test_fuzzing.py   other ones
 """
 
@@ -51,7 +51,7 @@ from tests.unit.test_webhook import (
     signature,
 )
 
-EXAMPLES = int(os.environ.get("FUZZ", "400"))
+EXAMPLES = int(os.environ.get("FUZZ", "300"))
 FUZZED = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), print_blob=True)
 seeded = seed(int(os.environ.get("FUZZ_SEED", "0")))
 
@@ -310,7 +310,8 @@ def test_of_a_field_that_is_there_twice_the_last_one_counts(webhook: Webhook, na
     assert webhook.ask(delivered(f"{{{more}, {text[1:]}".encode()))[0] == 200
     assert webhook.order(EVENT["id"]) is not None
     webhook.ask(delivered(f"{text[:-1]}, {more}}}".encode()))
-    assert webhook.order(EVENT["id"]) is None or name == "object"
+    means_the_same = name == "object" or (name == "livemode" and value is False)
+    assert (webhook.order(EVENT["id"]) is not None) is means_the_same
 
 
 # ------------------------------------------------------------------ what Stripe did not sign
@@ -347,11 +348,11 @@ def headers(draw: st.DrawFn) -> str:
 
 def _signed(header: str, body: bytes) -> bool:
     """Stripe's scheme, read from its documentation: one of the keys signed "t.body", five minutes ago at most."""
-    pairs = [part.split("=", 1) for part in header.split(",")]
+    pairs = [part.split("=") for part in header.split(",")]
     try:
-        moment = int(next(value for name, value in pairs if name == "t"))
-        macs = [value for name, value in pairs if name == "v1"]
-    except (StopIteration, ValueError):
+        moment = int(next(pair[1] for pair in pairs if pair[0] == "t"))
+        macs = [pair[1] for pair in pairs if pair[0] == "v1"]
+    except (IndexError, StopIteration, ValueError):
         return False
     return moment >= NOW - 300 and any(_mac(moment, body, key) in macs for key in (SECRET, NEW_SECRET))
 
