@@ -95,12 +95,16 @@ STRANGE: tuple[Any, ...] = (
     *("${jndi:x}", "$.order", "%s%n", '"};', "ORDER#evt_1"),
     *([], {}, [None], [[]], {"": None}, {"id": PERSONAL}, {"id": {"id": "cus_1"}}, {"data": {"data": PERSONAL}}),
     *([PERSONAL] * 300, {f"key{number}": PERSONAL for number in range(100)}, {PERSONAL: PERSONAL}),
+    *("\ud800", {"\ud800": "\udfff"}, {"plan": "\ud800" * 600}),
     *(_nested(5), _nested(200)),
 )
 
 
 # Where something strange is most likely to matter.
-READ_FIELDS = ("id", "object", "type", "customer", "email", "charge", "items", "lines", "metadata", "status", "mode")
+READ_FIELDS = (
+    *("id", "object", "type", "status", "mode", "customer", "charge", "items", "lines", "data", "metadata"),
+    *("email", "name", "customer_email", "customer_name", "customer_details", "currency", "parent", "quantity"),
+)
 
 
 def _keys(content: Any) -> list[Any]:
