@@ -203,6 +203,8 @@ class Webhook:
     def order(self, event_id: str) -> Json | None:
         """The event's order, as far as it is text."""
         for row in (row.attrs for partition in self.rows.values() for row in partition.values()):
+            # Raises on lone surrogates, which DynamoDB does not take.
+            json.dumps(row, ensure_ascii=False, default=lambda each: each.to_json()).encode()
             if row["pk"].value == f"ORDER#{event_id}":
                 return {name: each.value for name, each in row.items() if each.type == "S"}
         return None
@@ -448,8 +450,8 @@ def _assert_sound(found: Order) -> None:
 
 
 @seeded
-@FUZZED
-@given(events())
+@settings(FUZZED, max_examples=3 * EXAMPLES)
+@given(events(tuple(READ)))
 def test_what_is_read_from_a_spoilt_event_is_sound(event: Json) -> None:
     try:
         found = order(envelope(event))
