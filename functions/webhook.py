@@ -136,7 +136,7 @@ def _ignored(metric: str, message: str) -> str:
 def _of_no_interest(event_type: str) -> str:
     """Counted by type: one that turns up often is on the endpoint's list for nothing, or a rule is missing."""
     with single_metric("IgnoredEvent", MetricUnit.Count, 1) as metric:
-        metric.add_dimension("event_type", event_type)
+        metric.add_dimension("event_type", event_type[:255])  # a dimension has a limit
     logger.info("an event of no interest")
     return "an event of no interest"
 

@@ -26,8 +26,8 @@ _EMAIL_LENGTH = 128
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}", re.ASCII)
 # Step Functions names have at most 80 characters; a re-run appends "-r<n>".
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,70}", re.ASCII)
-# Types stand in log lines and are the dimension of a metric, which has this limit.
-_EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,255}", re.ASCII)
+# Types stand in log lines and metrics.
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\[\]-]+", re.ASCII)
 
 _METADATA_KEYS, _METADATA_KEY = 50, 40  # Stripe's own bounds
 _TEXT = 500

@@ -247,7 +247,7 @@ class TestEnvelope:
         ("field", "values"),
         [
             ("id", [None, 1, "", [], {}, "evt 1", "evt-1", "evt/1", "evt\n", "evt_1\n", "ëvt_1", "e" * 71, "🦄"]),
-            ("type", [None, 1, "", [], {}, " ", "a b", "a\n", "a\x7f", "ä", "a" * 256, "payer@example.com"]),
+            ("type", [None, 1, "", [], {}, " ", "a b", "a\n", "a\x7f", "ä", "payer@example.com"]),
             ("livemode", [None, 0, 1, "false", "", []]),
             ("data", [None, 1, "", [], {}, {"object": None}, {"object": []}, {"object": MARKER}]),
         ],
@@ -310,7 +310,7 @@ class TestTypes:
             "plan.created",
             "order",
             "a_type.that[stripe].invents-tomorrow",
-            "a" * 255,
+            "a" * 20_000,
         ],
     )
     def test_that_start_no_run_give_no_order(self, event_type: str) -> None:
