@@ -79,10 +79,11 @@ test-load: .venv/ready
 test-containers: .venv/ready .venv-sam/ready .venv-runtime/ready .venv-local/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.containers .venv-runtime/lib/python3.13/site-packages
 
-## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event (minutes)
+## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event, fuzzing (minutes)
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)
+	FUZZ=3000 .venv/bin/pytest -n 2 tests/unit/test_fuzzing.py
 
 ## make test-exhaustive  more of make test-models: kills at every point for two customers too, ten times the lives
 .PHONY: test-exhaustive
@@ -111,6 +112,18 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
+## make security         checkov, licences, and known vulnerabilities of what ships (the last with network, or AUDIT=if-reachable)
+.PHONY: security
+security: .venv/ready .venv-security/ready
+	.venv/bin/python -m tests.security template
+	.venv/bin/pytest -q tests/template/test_licences.py
+	.venv/bin/python -m tests.security audit $(AUDIT)
+
+## make licences         writes into the README under which licences what ships is
+.PHONY: licences
+licences: .venv/ready
+	.venv/bin/python -m tests.licences
+
 ## make diagram          draws the state machines into the README
 .PHONY: diagram
 diagram: .venv/ready
@@ -132,6 +145,8 @@ lock:
 		-c requirements/dev.txt requirements/bench-usual.in -o requirements/bench-usual.txt
 	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
 		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/security.in -o requirements/security.txt
 
 ## make clean            environments and build output
 .PHONY: clean
@@ -169,6 +184,12 @@ build/usual/ready: requirements/bench-usual.txt .venv-bench/ready
 	@test -n "$(PYTHON313)" || { echo "sam build needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
 	"$(PYTHON313)" -m venv --clear .venv-sam
 	.venv-sam/bin/python $(PIP_INSTALL) -r requirements/sam.txt
+	touch $@
+
+.venv-security/ready: requirements/security.txt
+	@test -n "$(PYTHON313)" || { echo "make security needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-security
+	.venv-security/bin/python $(PIP_INSTALL) -r requirements/security.txt
 	touch $@
 
 .venv-runtime/ready: requirements/runtime.txt

@@ -647,6 +647,17 @@ def the_way_in_is_throttled(app: Application) -> list[str]:
     return problems if stages else ["there is no way in"]
 
 
+def what_destroys_is_slow(app: Application) -> list[str]:
+    """A stolen right to call it must not destroy much before somebody notices."""
+    problems = []
+    for name, stage in app.resources("AWS::ApiGatewayV2::Stage").items():
+        for method, path in (("POST", "/delete"), ("POST", "/hold")):
+            rate = stage.get("RouteSettings", {}).get(f"{method} {path}", {}).get("ThrottlingRateLimit")
+            if (method, path) not in _routes(app) or not rate or rate > 2:
+                problems.append(f"{name} throttles {method} {path} to {rate}")
+    return problems
+
+
 def _apis(app: Application) -> Iterator[dict[str, Any]]:
     """Every API, as OpenAPI describes it."""
     return (api["Body"] for api in app.resources("AWS::ApiGatewayV2::Api").values())
@@ -825,6 +836,13 @@ def _unmade(name: str) -> Break:
 
 def _lacking(name: str, key: str) -> Break:
     return lambda app: app.template["Resources"][name]["Properties"].pop(key)
+
+
+def _routes_throttled(*routes: str, rate: int = 2) -> Break:
+    limits = {route: {"ThrottlingRateLimit": rate} for route in routes}
+    return lambda app: app.resources("AWS::ApiGatewayV2::Stage")["ApiApiGatewayDefaultStage"].update(
+        RouteSettings=limits
+    )
 
 
 def _statement(name: str, **changes: Any) -> Break:
@@ -1211,6 +1229,9 @@ BROKEN: list[tuple[Rule, Break]] = [
     (the_way_in_is_throttled, _lacking("ApiApiGatewayDefaultStage", "AccessLogSettings")),
     (the_way_in_is_throttled, _lacking("WebhookFunction", "ReservedConcurrentExecutions")),
     (the_way_in_is_throttled, lambda app: app.template["Resources"].pop("ApiApiGatewayDefaultStage")),
+    (what_destroys_is_slow, _lacking("ApiApiGatewayDefaultStage", "RouteSettings")),
+    (what_destroys_is_slow, _routes_throttled("POST /delete", "POST /bans")),
+    (what_destroys_is_slow, _routes_throttled("POST /delete", "POST /hold", rate=100)),
     (the_only_open_route_is_the_webhook, _route("/delete", post={"responses": {}})),
     (the_only_open_route_is_the_webhook, _route("/create", get={"security": [{"AWS_IAM": []}]})),
     *(
