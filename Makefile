@@ -105,6 +105,11 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
+## make test-deploy      sam build and sam deploy of the real template to an AWS on this machine (minutes)
+.PHONY: test-deploy
+test-deploy: .venv/ready .venv-sam/ready .venv-deploy/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/pytest tests/deploy
+
 ## make diagram          draws the state machines into the README
 .PHONY: diagram
 diagram: .venv/ready
@@ -126,6 +131,8 @@ lock:
 		-c requirements/dev.txt requirements/bench-usual.in -o requirements/bench-usual.txt
 	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
 		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/deploy.in -o requirements/deploy.txt
 
 ## make clean            environments and build output
 .PHONY: clean
@@ -169,4 +176,10 @@ build/usual/ready: requirements/bench-usual.txt .venv-bench/ready
 	@test -n "$(PYTHON313)" || { echo "the built artefacts run on python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
 	"$(PYTHON313)" -m venv --clear .venv-runtime
 	.venv-runtime/bin/python $(PIP_INSTALL) -r requirements/runtime.txt
+	touch $@
+
+.venv-deploy/ready: requirements/deploy.txt
+	@test -n "$(PYTHON313)" || { echo "make test-deploy needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-deploy
+	.venv-deploy/bin/python $(PIP_INSTALL) -r requirements/deploy.txt
 	touch $@
