@@ -19,7 +19,7 @@ from gateway.settings import required
 from gateway.step import Deletion, deletion_step
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 
 
 @deletion_step

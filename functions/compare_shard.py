@@ -39,7 +39,7 @@ POLICY = policy()
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = ListedUsers(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 differences = Differences(ledger, billing, users, POLICY, govern=one_of("ADOPTED_USERS", "grant", "govern") == "govern")
 
 

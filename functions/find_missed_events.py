@@ -37,7 +37,7 @@ _TYPES = sorted(events.SOUGHT_TYPES)
 _PARTS = [_TYPES[start : start + _AT_ONCE] for start in range(0, len(_TYPES), _AT_ONCE)]
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
 
 

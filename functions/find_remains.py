@@ -26,7 +26,7 @@ MAX_PASSES = 10
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 
 
 @deletion_step

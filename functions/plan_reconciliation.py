@@ -16,9 +16,9 @@ from typing import Any
 
 from gateway import aws
 from gateway.billing import billing_with
-from gateway.bought import customer_of
+from gateway.bought import require_known_account
 from gateway.drift import EVENTS_LAST
-from gateway.errors import BillingIncomplete, SearchInvalid
+from gateway.errors import SearchInvalid
 from gateway.ledger import Ledger
 from gateway.secret import Secret
 from gateway.settings import required, whole_number
@@ -31,17 +31,16 @@ INPUT = {"find", "dry_run", "backfill", "max_disabled", "max_disabled_percent"}
 OVERLAP = 600  # Stripe lists an event a moment after its `created`; a search before may have been too early for one
 SHARDS = 40  # of Stripe's list: enough that a killed one costs little, few enough for one state's data
 SEGMENTS = 8  # of the ledger
-WITNESSES = 10  # customers who are asked for; some may have been deleted with test data
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 
 
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     now = int(time.time())
     find, dry_run, backfill = _asked(search.state), _said(search.state, "dry_run"), _said(search.state, "backfill")
-    _require_known_account()
+    require_known_account(ledger, billing)
     known_until = ledger.events_known_until()
     events_from = (now - WINDOW if known_until is None else known_until) - OVERLAP
     shard = {"id": search.id, "started": now, "dry_run": dry_run, "backfill": backfill}
@@ -58,20 +57,6 @@ def handler(search: Search) -> dict[str, Any]:
         "max_disabled_percent": _number(search.state, "max_disabled_percent", MAX_DISABLED_PERCENT),
         "shards": [{**shard, **part} for part in _parts(now, backfill=backfill)],
     }
-
-
-def _require_known_account() -> None:
-    """BillingIncomplete when Stripe knows none of some customers of the ledger: the key is of another account, or shows
-    too little, and would tell us that nobody pays."""
-    unknown = None
-    for customer in ledger.some_subscribers(WITNESSES):
-        try:
-            customer_of(ledger.party(customer), billing)
-            return
-        except BillingIncomplete as error:
-            unknown = error
-    if unknown is not None:
-        raise unknown
 
 
 def _parts(now: int, *, backfill: bool) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ MAX_PASSES = 10
 POLICY = policy()
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 

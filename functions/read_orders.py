@@ -32,7 +32,7 @@ MACHINE = required("STATE_MACHINE_ARN")
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 

@@ -93,11 +93,11 @@ def _start(attempt: Attempt, now: int, *, new: bool) -> str:
 
 def _verify(body: bytes, header: str) -> None:
     try:
-        signature.verify(body, header, signing.text().split())
+        signature.verify(body, header, signature.secrets_in(signing.text()))
     except NotAuthentic:
         if not signing.refresh():  # at most once a minute: the secret may have been rotated
             raise
-        signature.verify(body, header, signing.text().split())
+        signature.verify(body, header, signature.secrets_in(signing.text()))
 
 
 def _body(request: Mapping[str, Any]) -> bytes:

@@ -22,7 +22,7 @@ from gateway.users import Users
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
-billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET_ARN"), time.monotonic))
+billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 
 
 @deletion_step

@@ -8,7 +8,9 @@ from gateway.access import Access, Mark, Policy, Purchase, Subscription, bought_
 from gateway.billing import Billing, Customer
 from gateway.errors import BillingIncomplete, UnusableEvent
 from gateway.events import email_address, is_order
-from gateway.ledger import Party
+from gateway.ledger import Ledger, Party
+
+_WITNESSES = 10  # customers who are asked for; some may have been deleted with test data
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,20 @@ class Bought:
         since = self.since_deletion
         unpaid = any(each.status == "open" for each in self.purchases)
         return self.party.deleted_at is not None and not (since.subscriptions or since.purchases or unpaid)
+
+
+def require_known_account(ledger: Ledger, billing: Billing) -> None:
+    """BillingIncomplete when Stripe knows none of some customers of the ledger: the key is of another account, or shows
+    too little, and would tell us that nobody pays."""
+    unknown = None
+    for customer in ledger.some_subscribers(_WITNESSES):
+        try:
+            customer_of(ledger.party(customer), billing)
+            return
+        except BillingIncomplete as error:
+            unknown = error
+    if unknown is not None:
+        raise unknown
 
 
 def bought(party: Party, billing: Billing, now: int) -> Bought:

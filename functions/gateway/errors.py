@@ -119,6 +119,10 @@ class SearchInvalid(GatewayError):
     """A reconciliation was started with an input that says something it cannot be told."""
 
 
+class SetupWrong(GatewayError):
+    """What was found out before anything is deployed; the message lists it all, and what to do."""
+
+
 class TooManyDisabled(GatewayError):
     """A reconciliation would take access away from more people than it may. It has changed nobody."""
 

@@ -442,6 +442,10 @@ _LEGACY = ("order.", "order_return.")
 # orders are older than any event that Stripe still has.
 SOUGHT_TYPES = frozenset(each for each in (*_READERS, *_MAPPING_TYPES) if not each.startswith(_LEGACY))
 
+# What a webhook endpoint subscribes to, and the API version of what it gets. Stripe offers legacy orders to no new one.
+ENDPOINT_TYPES = frozenset(each for each in HANDLED_TYPES if not each.startswith(_LEGACY))
+ENDPOINT_VERSION = "2026-10-28.endive"
+
 
 # ------------------------------------------------------------------ fields
 

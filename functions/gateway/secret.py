@@ -39,14 +39,20 @@ class Secret:
         self._read()
         return self._text != before
 
+    def put(self, text: str) -> None:
+        """Store another text; SecretUnavailable when that is refused."""
+        try:
+            self._client.put_secret_value(SecretId=self._arn, SecretString=text)
+        except (ClientError, BotoCoreError) as error:
+            raise SecretUnavailable(f"Secrets Manager does not store the secret ({_code(error)})") from None
+        self._text = text
+
     def _read(self) -> None:
         self._read_at = self._clock()
         try:
             text = self._client.get_secret_value(SecretId=self._arn)["SecretString"].strip()
         except (ClientError, BotoCoreError) as error:
-            response = getattr(error, "response", {})
-            code = response.get("Error", {}).get("Code", type(error).__name__)
-            text, self._problem = "", f"Secrets Manager refused the secret ({code}); does it have a value?"
+            text, self._problem = "", f"Secrets Manager refused the secret ({_code(error)}); does it have a value?"
         except KeyError:
             text, self._problem = "", "the secret is binary; store it as text"
         else:
@@ -54,3 +60,8 @@ class Secret:
         if not text:
             raise SecretUnavailable(self._problem)
         self._text = text
+
+
+def _code(error: ClientError | BotoCoreError) -> str:
+    code: str = getattr(error, "response", {}).get("Error", {}).get("Code", type(error).__name__)
+    return code

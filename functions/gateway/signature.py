@@ -6,6 +6,7 @@ import stripe
 
 from gateway.errors import NotAuthentic
 
+_MARK = "whsec_"  # how Stripe's signing secrets begin
 TOLERANCE = 300  # seconds; Stripe's default. Without one the library would accept replays for ever.
 
 
@@ -22,3 +23,29 @@ def verify(body: bytes, header: str, secrets: Iterable[str]) -> None:
             continue
         return
     raise NotAuthentic("no signing secret matches, or the signature is older than five minutes") from None
+
+
+def secrets_in(text: str) -> list[str]:
+    """The signing secrets in the text of their secret: every word that is one. An endpoint's id beside its secret is
+    not secret, so it must not be taken for one."""
+    return [word for word in text.split() if word.startswith(_MARK)]
+
+
+def with_secret(text: str, endpoint: str, secret: str) -> str:
+    """The text with the signing secret of one more endpoint; a placeholder goes."""
+    return "\n".join([*_lines(text, endpoint), f"{endpoint} {secret}"])
+
+
+def without_secret(text: str, endpoint: str) -> str:
+    """The text without that of an endpoint; Secrets Manager takes no empty one."""
+    return "\n".join(_lines(text, endpoint)) or "none"
+
+
+def has_secret(text: str, endpoint: str) -> bool:
+    """Whether the signing secret of an endpoint is there."""
+    return any(line.split()[0] == endpoint for line in _lines(text))
+
+
+def _lines(text: str, endpoint: str = "") -> list[str]:
+    """The lines that hold a signing secret, but for those of this endpoint."""
+    return [line for line in text.splitlines() if secrets_in(line) and line.split()[0] != endpoint]

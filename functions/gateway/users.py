@@ -4,7 +4,7 @@ The pool signs in by e-mail: the user name is an immutable UUID (`sub`), and Cog
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,14 @@ _ATTRIBUTES = {
     "disabled_by": "custom:disabled_by",
 }
 _CUSTOMER = "custom:stripe_customer_id"
+# The custom attributes that we write, with their types.
+CUSTOM = {
+    "custom:num_dapps": "Number",
+    "custom:payment_status": "String",
+    "custom:payment_provider": "String",
+    "custom:disabled_by": "String",
+    _CUSTOMER: "String",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,26 @@ class ListedUsers(Users):
             return None, {}
         found = _found(rows[0])
         return _user(rows[0], found), {"email": "", **found}
+
+
+class Pool(Users):
+    """The pool itself: how it signs people in, and what its app clients may do."""
+
+    def settings(self) -> dict[str, Any]:
+        """As DescribeUserPool tells them."""
+        found: dict[str, Any] = self._request("describe_user_pool")["UserPool"]
+        return found
+
+    def clients(self) -> Iterator[dict[str, Any]]:
+        """Every app client, as DescribeUserPoolClient tells it."""
+        after: dict[str, str] = {}
+        while True:
+            page = self._request("list_user_pool_clients", MaxResults=60, **after)
+            for each in page["UserPoolClients"]:
+                yield self._request("describe_user_pool_client", ClientId=each["ClientId"])["UserPoolClient"]
+            if not page.get("NextToken"):
+                return
+            after = {"NextToken": page["NextToken"]}
 
 
 def _found(row: Mapping[str, Any]) -> dict[str, str]:

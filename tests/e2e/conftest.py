@@ -32,14 +32,14 @@ from gateway.events import HANDLED_TYPES
 from tests.local import lambda_service
 from tests.local.moto_fixes import Invitation
 from tests.local.population import plain
-from tests.local.stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, Execution, LocalStack
+from tests.local.stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, STRIPE_KEY, Execution, LocalStack
 from tests.local.stripe_account import StripeAccount
 from tests.local.stripe_http import StripeServer
 
 Json = dict[str, Any]
 
 WEBHOOK_SECRET, RETIRING_SECRET = "whsec_current", "whsec_retiring"
-API_KEY = "sk_test_first"
+API_KEY = "rk_test_first"
 PASSWORD = "Correct-Horse-7-Battery"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:payment-status"
 BUS = "company"
@@ -135,10 +135,16 @@ class Gateway:
         *,
         schedule_seconds: float | None = None,
         template: Path = SOURCE,
+        custom_resources: bool = False,
         **parameters: str,
     ) -> None:
+        """`custom_resources`: the stack registers its webhook endpoint itself; otherwise it is done by hand."""
         self.log = folder / "functions.log"
         self.stripe = StripeAccount(keys={API_KEY}, backoff=0.2)
+        self.product = self.stripe.create_product("API")["id"]
+        self.seat = self.price({"dapps": "1"})
+        self.one_time_seat = self.price({"dapps": "1"}, once=True)
+        self.unmapped = self.price({}, product=self.stripe.create_product("Support")["id"])
         self._server = StripeServer(self.stripe)
         try:
             self.stack = LocalStack(
@@ -155,17 +161,18 @@ class Gateway:
                 schedule_seconds=schedule_seconds,
                 retry_scale=0.02,
                 template=template,
+                secrets={STRIPE_KEY: API_KEY},
+                custom_resources=custom_resources,
             )
         except BaseException:
             self._server.close()
             raise
-        self.stack.put_secret("StripeApiKeySecret", API_KEY)
-        self.stack.put_secret("StripeWebhookSecret", f"{RETIRING_SECRET} {WEBHOOK_SECRET}")
-        self.stripe.create_webhook_endpoint(f"{self.stack.api}/create", sorted(HANDLED_TYPES), secret=WEBHOOK_SECRET)
-        self.product = self.stripe.create_product("API")["id"]
-        self.seat = self.price({"dapps": "1"})
-        self.one_time_seat = self.price({"dapps": "1"}, once=True)
-        self.unmapped = self.price({}, product=self.stripe.create_product("Support")["id"])
+        url, stored = f"{self.stack.api}/create", f"{RETIRING_SECRET} {WEBHOOK_SECRET}"
+        if custom_resources:
+            stored = f"{self.stack.secret('StripeWebhookSecret')}\n{stored}"
+        else:
+            self.stripe.create_webhook_endpoint(url, sorted(HANDLED_TYPES), secret=WEBHOOK_SECRET)
+        self.stack.put_secret("StripeWebhookSecret", stored)
         self._count = itertools.count(1)
         self._due_at = 0
         self._listen()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.e2e.conftest import API_KEY, RUN_DUE, Gateway, Json, until
+from tests.local.stack import STRIPE_KEY
 
 SUBSCRIPTIONS = "/v1/subscriptions"
 DAY = 86_400
@@ -80,20 +81,20 @@ def test_a_wrong_api_key_disables_nobody_and_the_right_one_heals(gateway: Gatewa
     ended = gateway.stripe.cancel(session["subscription"])
     gateway.stripe.auto_deliver = True
     event = gateway.event("customer.subscription.deleted", ended)
-    gateway.stripe.faults.accept_keys({"sk_test_second"})
+    gateway.stripe.faults.accept_keys({"rk_test_second"})
     try:
         order = fail(gateway, event)
         assert order["last_error"].startswith("StripeKeyRejected: Stripe answered 401")
         assert API_KEY not in order["last_error"]
         assert gateway.access("key@example.com") == (True, 2, "ACTIVE")
 
-        gateway.stack.put_secret("StripeApiKeySecret", "sk_test_second")
+        gateway.stack.put_secret(STRIPE_KEY, "rk_test_second")
         gateway.replace_containers("ReadBillingFunction")
         run_again(gateway, event)
         assert gateway.order(event["id"])["state"] == "FULFILLED"
         assert gateway.access("key@example.com") == (False, 0, "CANCELLED")
     finally:
-        gateway.stack.put_secret("StripeApiKeySecret", API_KEY)
+        gateway.stack.put_secret(STRIPE_KEY, API_KEY)
         gateway.replace_containers("ReadBillingFunction")
 
 

@@ -312,8 +312,10 @@ class TestRolesOfMachines:
 
     def test_a_policy_of_an_unknown_role_is_an_error(self, folder: Path, tmp_path: Path) -> None:
         path = write_project(tmp_path, TEMPLATE.replace("Roles: [!Ref MachineRole]", "Roles: [someone]"))
+        template = Template(path, {})
+        template.created("MapPolicy", "MapPolicy")
         with pytest.raises(TemplateError, match="MapPolicy: its role someone"):
-            roles(Template(path, {}))
+            roles(template)
 
 
 class TestSchedulesOfMachines:

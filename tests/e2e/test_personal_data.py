@@ -14,7 +14,7 @@ NAME = "Tricia Xochiquetzal"
 PAYLOAD = "Quetzalcoatl"
 
 PERSONAL = ["zaphod", "beeblebrox", "heartofgold", "ford.prefect", "betelgeuse", "tricia", "xochiquetzal", PAYLOAD]
-SECRETS = [API_KEY, WEBHOOK_SECRET, RETIRING_SECRET, PASSWORD, "whsec_", "sk_test_"]
+SECRETS = [API_KEY, WEBHOOK_SECRET, RETIRING_SECRET, PASSWORD, "whsec_", "rk_test_"]
 
 
 class Traces(NamedTuple):

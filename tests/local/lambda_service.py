@@ -65,6 +65,7 @@ class Function:
     memory: int = 128
     timeout: float = 3
     reserved: int | None = None
+    revision: int = 1  # of its code: another one is another process
 
     def variables(self, endpoint: str, runtime_api: str) -> dict[str, str]:
         """All variables that the process gets: the template's, Lambda's own, and the local endpoint."""

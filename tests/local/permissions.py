@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
@@ -105,12 +105,12 @@ def access_key_of(logical_id: str) -> str:
 
 
 def roles(template: Template) -> dict[str, Role]:
-    """The roles of the template by logical id. Everything they refer to must exist."""
+    """The roles that exist so far, by logical id."""
     documents: dict[str, list[Any]] = {
         resource.logical_id: [policy["PolicyDocument"] for policy in resource.properties.get("Policies", [])]
-        for resource in template.of_type("AWS::IAM::Role")
+        for resource in _existing(template, "AWS::IAM::Role")
     }
-    for policy in template.of_type("AWS::IAM::Policy"):
+    for policy in _existing(template, "AWS::IAM::Policy"):
         for role in template.resolve(policy.properties["Roles"]):
             if role not in documents:
                 raise TemplateError(f"{policy.logical_id}: its role {role} is not in the template")
@@ -131,14 +131,16 @@ def roles(template: Template) -> dict[str, Role]:
 class Permissions:
     """Decides and records the calls of the template's functions, state machines, and schedules with a role."""
 
-    def __init__(self, template: Template) -> None:
+    def __init__(self, template: Template, secrets: Sequence[str] = ()) -> None:
+        """`secrets`: ARNs of those that the template does not make."""
         self.calls: list[Call] = []
         self.denied: list[Call] = []
         self._template = template
+        self._secrets = secrets
         self._lock = threading.Lock()
         by_id = roles(template)
         self._callers: dict[str, tuple[str, Role]] = {}
-        for resource in template.of_type(*_CALLERS):
+        for resource in _existing(template, *_CALLERS):
             arn = role_of(resource)
             if arn is None:
                 continue
@@ -239,7 +241,7 @@ class Permissions:
         prefix = secret_id if secret_id.startswith("arn:") else self._arn("secretsmanager", f"secret:{secret_id}")
         full = re.compile(re.escape(prefix) + "(-[A-Za-z0-9]{6})?")
         refs = (str(physical.ref) for physical in self._template.physical.values())
-        return next((ref for ref in refs if full.fullmatch(ref)), prefix)
+        return next((ref for ref in (*self._secrets, *refs) if full.fullmatch(ref)), prefix)
 
     def _arn(self, service: str, resource: str) -> str:
         pseudo = self._template.pseudo
@@ -268,6 +270,10 @@ def _operation(request: Request) -> str:
     if "/operation/" in request.path:
         return request.path.rsplit("/", 1)[1]
     return f"{request.method} {request.path}"
+
+
+def _existing(template: Template, *types: str) -> list[Resource]:
+    return [resource for resource in template.of_type(*types) if resource.logical_id in template.physical]
 
 
 def _statement(role: str, document: Mapping[str, Any]) -> Statement:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from .stack import ACCESS_KEY, SECRET_KEY, LocalStack
+from .stack import ACCESS_KEY, SECRET_KEY, STRIPE_KEY, LocalStack
 from .stripe_account import StripeAccount
 from .stripe_http import StripeServer
 
@@ -66,7 +66,7 @@ class Product:
 def running(stripe: StripeAccount | str, *, port: int = 0, schedule_seconds: float = 2) -> Iterator[Product]:
     """The product with its secrets in place. `stripe` is a stand-in's account, which is served and given the webhook's
     address, or the URL of another Stripe, which knows by itself where to send its events."""
-    api_key = f"sk_test_{secrets.token_hex(16)}"
+    api_key = f"rk_test_{secrets.token_hex(16)}"
     webhook_secret = f"whsec_{secrets.token_hex(16)}"
     log = Path(tempfile.mkdtemp(prefix="stripe-cognito-gateway-")) / "functions.log"
     with ExitStack() as opened:
@@ -77,8 +77,9 @@ def running(stripe: StripeAccount | str, *, port: int = 0, schedule_seconds: flo
             "Architecture": "x86_64",
             "RetryAfterSeconds": "1",
         }
-        stack = opened.enter_context(LocalStack(parameters, port=port, log=log, schedule_seconds=schedule_seconds))
-        stack.put_secret("StripeApiKeySecret", api_key)
+        stack = opened.enter_context(
+            LocalStack(parameters, port=port, log=log, schedule_seconds=schedule_seconds, secrets={STRIPE_KEY: api_key})
+        )
         stack.put_secret("StripeWebhookSecret", webhook_secret)
         if isinstance(stripe, StripeAccount):
             stripe.faults.accept_keys({api_key})

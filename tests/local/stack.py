@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ from werkzeug.serving import ThreadedWSGIServer
 from werkzeug.wrappers import Request, Response
 
 from . import moto_fixes
+from .custom_resources import RESPONSES, CustomResource, CustomResources, DeploymentFailed, is_custom
 from .front import HttpApi
 from .lambda_service import (
     Answer,
@@ -52,12 +54,15 @@ from .lambda_service import (
     TooManyRequestsError,
 )
 from .permissions import INVOKE_PATH, AwsCall, Call, Permissions, access_key_of, aws_error
-from .template import LOCAL_BUCKET, Resource, Template, TemplateError
+from .template import LOCAL_BUCKET, Physical, Resource, Template, TemplateError
 
 REPOSITORY = Path(__file__).parents[2]
 
 ACCESS_KEY, SECRET_KEY = "test", "test"
 """Credentials of the operator: they may do anything, here and on IAM-authorised routes."""
+
+STRIPE_KEY = "local/stripe-api-key"
+"""The secret with the Stripe key, which exists before the stack: its name begins with the stack's."""
 
 IGNORED_TYPES = {
     "AWS::ApiGatewayV2::Stage",
@@ -253,6 +258,8 @@ class LocalStack:
         retry_scale: float = 0.05,
         template: Path = REPOSITORY / "template.yaml",
         python_client: bool = False,
+        secrets: Mapping[str, str] | None = None,
+        custom_resources: bool = False,
     ) -> None:
         """Creates the stack; functions start when they are first invoked.
 
@@ -263,6 +270,10 @@ class LocalStack:
         schedule_seconds: what five minutes of a schedule take; None: only `run_schedules()`.
         retry_scale: seconds really waited for each second of a Retry.
         python_client: use the Runtime API client in Python that macOS needs.
+        secrets: what exists in Secrets Manager before the stack does, by name.
+        custom_resources: make those too, by their functions; otherwise references to them are placeholders.
+
+        Raises DeploymentFailed when a custom resource does, after what was made of them is deleted again.
         """
         if not _ONE_AT_A_TIME.acquire(blocking=False):
             raise RuntimeError("another LocalStack is open in this process: close it first")
@@ -270,6 +281,7 @@ class LocalStack:
         self._opened.callback(_ONE_AT_A_TIME.release)
         try:
             self._open(parameters, code, layers, python, port, log, retry_scale, template, python_client)
+            self._make(secrets or {}, custom_resources)
             self._start_schedules(schedule_seconds)
         except BaseException:
             self.close()
@@ -299,6 +311,9 @@ class LocalStack:
         self._scheduler: threading.Thread | None = None
         self._http_api: HttpApi | None = None
         self._permissions: Permissions | None = None
+        self._custom: CustomResources | None = None
+        self._secrets: list[str] = []
+        self._version = 1
         self._session = boto3.Session(
             aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY, region_name=self.region
         )
@@ -329,10 +344,36 @@ class LocalStack:
         moto_fixes.invoke = self._functions.invoke
         self._opened.callback(self._stop_executions)
 
-        for resource in self.template.in_order():
-            self._create(resource)
-        self._permissions = Permissions(self.template)
+    def _make(self, secrets: Mapping[str, str], custom_resources: bool) -> None:
+        """What was there before, and then the stack."""
+        for name, value in secrets.items():
+            made = self.client("secretsmanager").create_secret(Name=name, SecretString=value)
+            self._secrets.append(made["ARN"])
+        if custom_resources:
+            stack_id = self.template.pseudo["AWS::StackId"]
+            self._custom = CustomResources(stack_id, self.aws_endpoint, self._functions.invoke)
+        with self._rolled_back({}):
+            for resource in self.template.in_order():
+                self._create(resource)
+        self._permit(self.template)
         self.outputs = {name: self._local(value) for name, value in self.template.outputs().items()}
+
+    @contextlib.contextmanager
+    def _rolled_back(self, before: Mapping[str, CustomResource]) -> Iterator[None]:
+        """If the block fails, the custom resources are put back; what that leaves behind is noted in the error."""
+        try:
+            yield
+        except DeploymentFailed as failure:
+            if self._custom:
+                for left in self._custom.roll_back(before):
+                    failure.add_note(f"roll-back: {left}")
+            raise
+
+    def _permit(self, template: Template) -> None:
+        """From now on roles allow what this template says, of what exists so far."""
+        before, self._permissions = self._permissions, Permissions(template, self._secrets)
+        if before:
+            self._permissions.calls, self._permissions.denied = before.calls, before.denied
 
     # ---------------------------------------------------------------------------- what tests look at
 
@@ -415,14 +456,60 @@ class LocalStack:
 
     def _deploy(self, template: Template) -> None:
         for resource in template.of_type("AWS::Lambda::Function"):
-            properties = template.resolve(resource.properties)
-            function = self._functions.find(template.physical[resource.logical_id].ref)
-            self._functions.update(replace(function, environment=_variables(properties)))
+            self._deploy_function(template, resource)
         for resource in template.of_type("AWS::Events::Rule", "AWS::Scheduler::Schedule"):
             self._schedules[resource.logical_id] = _schedule(template.resolve(resource.properties))
-        before, self._permissions = self._permissions, Permissions(template)
-        if before:
-            self._permissions.calls, self._permissions.denied = before.calls, before.denied
+        self._permit(template)
+
+    def _deploy_function(self, template: Template, resource: Resource) -> None:
+        function = self._functions.find(template.physical[resource.logical_id].ref)
+        environment = self._local(_variables(template.resolve(resource.properties)))
+        self._functions.update(replace(function, environment=environment, revision=self._version))
+
+    def update(self, *, code_changed: bool = False, **parameters: str) -> list[DeploymentFailed]:
+        """Deploys the stack again, with some other parameters and the code as it is now.
+
+        Functions get their variables anew, new resources are made, and custom resources whose properties changed are
+        updated; everything else stays. `code_changed`: functions have a new version, and start again.
+        Returns what could not be cleaned up. Raises DeploymentFailed, and the stack is as it was (but for the code).
+        """
+        before, version, custom = self.template, self._version, dict(self._custom.existing) if self._custom else {}
+        parameters = {**self._parameters, **parameters}
+        self.template = Template(self._source, parameters)
+        self.template.physical = dict(before.physical)
+        self._version += code_changed
+        try:
+            with self._rolled_back(custom):
+                try:
+                    for resource in self.template.in_order():
+                        self._update(resource)
+                except Exception:
+                    self.template, self._version = before, version
+                    self._deploy(before)
+                    raise
+        finally:
+            for name, one in self._custom.existing.items() if self._custom else ():
+                self.template.created(name, one.physical_id, **one.data)
+        self._parameters = parameters
+        self._deploy(self.template)
+        self.outputs = {name: self._local(value) for name, value in self.template.outputs().items()}
+        return self._custom.clean_up(self.template.resources) if self._custom else []
+
+    def _update(self, resource: Resource) -> None:
+        logical_id = resource.logical_id
+        if (
+            is_custom(resource.type)
+            or resource.type == "AWS::Lambda::Version"
+            or logical_id not in self.template.physical
+        ):
+            self._create(resource)
+        elif resource.type == "AWS::Lambda::Function":
+            self._deploy_function(self.template, resource)
+
+    def delete(self) -> None:
+        """Deletes the custom resources, the newest first; `close` takes the rest."""
+        for failure in self._custom.clean_up(()) if self._custom else []:
+            raise failure
 
     def peak_memory(self, logical_id: str) -> int:
         """The most that a function's processes have used, in bytes."""
@@ -464,11 +551,16 @@ class LocalStack:
         """From now on the user pool signs with a new key; `withdraw`: tokens of the old ones are worthless."""
         moto_fixes.rotate_keys(self._pool(self.user_pool_id), withdraw=withdraw)
 
-    def put_secret(self, logical_id: str, value: str) -> None:
-        """Gives a secret of the template a new value."""
-        self.client("secretsmanager").put_secret_value(
-            SecretId=self.template.physical[logical_id].ref, SecretString=value
-        )
+    def secret(self, secret: str) -> str:
+        """What a secret holds: one of the template by its logical id, any other by its name."""
+        made = self.template.physical.get(secret)
+        found = self.client("secretsmanager").get_secret_value(SecretId=made.ref if made else secret)
+        return str(found["SecretString"])
+
+    def put_secret(self, secret: str, value: str) -> None:
+        """Gives a secret a new value: one of the template by its logical id, any other by its name."""
+        made = self.template.physical.get(secret)
+        self.client("secretsmanager").put_secret_value(SecretId=made.ref if made else secret, SecretString=value)
 
     def executions(self) -> list[Execution]:
         """Every execution so far, oldest first."""
@@ -522,6 +614,8 @@ class LocalStack:
         request = Request(environ)
         if keys := _KEYS_PATH.fullmatch(request.path):
             return self._answer_keys(keys[1])(environ, start_response)
+        if self._custom and request.path.startswith(RESPONSES):
+            return self._custom.receive(request)(environ, start_response)
         body = request.get_data()
         environ["wsgi.input"], environ["CONTENT_LENGTH"] = io.BytesIO(body), str(len(body))
         call = self._permissions.read(request, body) if self._permissions else None
@@ -602,8 +696,8 @@ class LocalStack:
             case "AWS::Lambda::Function":
                 self._create_function(logical_id, properties)
             case "AWS::Lambda::Version":
-                arn = f"{self._functions.find(properties['FunctionName']).arn}:1"
-                self.template.created(logical_id, arn, Version="1")
+                arn = f"{self._functions.find(properties['FunctionName']).arn}:{self._version}"
+                self.template.created(logical_id, arn, Version=str(self._version))
             case "AWS::Lambda::Alias":
                 arn = self._functions.find(properties["FunctionName"]).arn
                 self.template.created(logical_id, f"{arn}:{properties['Name']}")
@@ -622,6 +716,8 @@ class LocalStack:
                 url = self.client("sqs").create_queue(QueueName=name)["QueueUrl"]
                 arn = self._arn("sqs", name)
                 self.template.created(logical_id, url, Arn=arn, QueueName=name, QueueUrl=url)
+            case custom if is_custom(custom):
+                self._create_custom(logical_id, custom, properties)
             case ignored if ignored in IGNORED_TYPES:
                 self._create_reference(logical_id, ignored, properties)
             case unknown:
@@ -698,7 +794,7 @@ class LocalStack:
             access_key=access_key_of(logical_id),
             region=self.region,
             runtime=properties["Runtime"],
-            environment=_variables(properties),
+            environment=self._local(_variables(properties)),
             layers=self._layers,
             log_group=properties.get("LoggingConfig", {}).get("LogGroup", ""),
             memory=int(properties.get("MemorySize", 128)),
@@ -763,6 +859,15 @@ class LocalStack:
             Arn=self._arn("events", f"rule/{self._name(logical_id, properties.get('Name'))}"),
         )
 
+    def _create_custom(self, logical_id: str, kind: str, properties: dict[str, Any]) -> None:
+        if self._custom is None:
+            placeholder = Physical(logical_id, defaultdict(lambda: logical_id))
+            self.template.physical[logical_id] = placeholder
+            return
+        self._permit(self.template)
+        made = self._custom.apply(logical_id, kind, self._local(properties))
+        self.template.created(logical_id, made.physical_id, **made.data)
+
     def _create_reference(self, logical_id: str, kind: str, properties: dict[str, Any]) -> None:
         """Nothing is made; names and ARNs still mean something."""
         if kind == "AWS::IAM::Role":
@@ -799,7 +904,11 @@ class LocalStack:
         return path
 
     def _local(self, value: Any) -> Any:
-        """An output, with the address of the HTTP API that it has here."""
+        """An output or a property, with the address of the HTTP API that it has here."""
+        if isinstance(value, dict):
+            return {name: self._local(entry) for name, entry in value.items()}
+        if isinstance(value, list):
+            return [self._local(entry) for entry in value]
         pattern = rf"https://[a-z0-9]+\.execute-api\.{self.region}\.amazonaws\.com"
         return re.sub(pattern, self.api, value) if isinstance(value, str) else value
 

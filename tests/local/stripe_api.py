@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from itertools import islice
-from typing import Any
+from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import stripe
 import stripe.params as sp
@@ -23,13 +24,17 @@ from werkzeug.routing import Map, Rule
 
 from .stripe_account import StripeAccount
 from .stripe_billing import DAY, UPDATED
-from .stripe_faults import ApiError, missing
-from .stripe_objects import Json, list_of
+from .stripe_faults import PERMISSIONS, ApiError, missing
+from .stripe_objects import API_VERSION, Json, list_of
 from .stripe_store import LINKS, subscription_of
 
 MAX_LEVELS = 4  # of an expansion; `data` in a list counts
 RETENTION = 30 * DAY  # events are served for thirty days
 MAX_TYPES = 20  # of events, in one request
+
+# What endpoints can subscribe to and be pinned at, as the stripe package types it.
+EVENT_TYPES = frozenset(get_args(get_args(sp.WebhookEndpointCreateParams.__annotations__["enabled_events"])[0]))
+API_VERSIONS = frozenset(get_args(get_args(sp.WebhookEndpointCreateParams.__annotations__["api_version"])[0]))
 
 Filter = Callable[[StripeAccount, Json, Any], bool]
 Operation = Callable[..., Json]
@@ -200,6 +205,22 @@ def refuse_types(params: Json) -> None:
         raise ApiError(400, f"You may pass up to {MAX_TYPES} types.", None, "types")
 
 
+def refuse_endpoint(params: Json) -> None:
+    """What an endpoint cannot be: events that Stripe does not have, an unknown version, something that is no URL."""
+    for number, name in enumerate(params.get("enabled_events", ())):
+        if name not in EVENT_TYPES:
+            known = ", ".join(sorted(EVENT_TYPES))
+            message = f"Invalid enabled_events[{number}]: must be one of {known}"
+            raise ApiError(400, message, None, f"enabled_events[{number}]")
+    if params.get("enabled_events") == []:
+        raise ApiError(400, "Invalid array", "parameter_invalid", "enabled_events")
+    if (version := params.get("api_version", API_VERSION)) not in API_VERSIONS:
+        raise ApiError(400, f"Invalid api_version: {version}", "parameter_invalid", "api_version")
+    if urlsplit(params.get("url", "http:")).scheme not in ("http", "https"):
+        message = "Invalid URL: An explicit scheme (such as https) must be provided."
+        raise ApiError(400, message, "url_invalid", "url")
+
+
 def delivery_success(account: StripeAccount, obj: Json, value: str) -> bool:
     return account.delivered(obj["id"]) is boolean(value)
 
@@ -360,13 +381,19 @@ class StripeApi:
     def __init__(self, account: StripeAccount) -> None:
         self.account = account
         self._replies: dict[str, tuple[Any, Json]] = {}
-        rules = [Rule("/v1/account", endpoint=self._account, methods=["GET"])]
+        rules = [
+            Rule("/v1/account", endpoint=self._account, methods=["GET"]),
+            Rule("/v1/balance", endpoint=self._balance, methods=["GET"]),
+        ]
         for resource in RESOURCES:
             path = f"/v1/{resource.path}"
             rules += [
                 Rule(path, endpoint=self._lister(resource), methods=["GET"]),
                 Rule(f"{path}/<id_>", endpoint=self._retriever(resource), methods=["GET"]),
             ]
+        served = {resource.path for resource in RESOURCES}
+        for path in PERMISSIONS.keys() - served - {"account", "balance"}:
+            rules.append(Rule(f"/v1/{path}", endpoint=self._empty_lister(path), methods=["GET"]))
         for (method, path), operation in self._operations().items():
             rules.append(Rule(f"/v1/{path}", endpoint=operation, methods=[method]))
         self._routes = Map(rules, redirect_defaults=False).bind("api.stripe.com")
@@ -382,7 +409,7 @@ class StripeApi:
         try:
             if method == "GET":
                 self.account.turn_page(path, params)
-            self.account.faults.meet(key, path)
+            self.account.faults.meet(key, path, method)
             with self.account.lock:
                 self.account.request = {
                     "id": request_id,
@@ -458,6 +485,20 @@ class StripeApi:
 
     def _account(self, params: Json) -> Json:
         return dict(self.account.account)
+
+    def _balance(self, params: Json) -> Json:
+        nothing = [{"amount": 0, "currency": self.account.currency, "source_types": {"card": 0}}]
+        return {
+            "object": "balance",
+            "available": nothing,
+            "livemode": self.account.livemode,
+            "pending": nothing,
+            "refund_and_dispute_prefunding": {"available": nothing, "pending": nothing},
+        }
+
+    def _empty_lister(self, path: str) -> Operation:
+        """A list of what the stand-in has nothing of."""
+        return lambda params: self._page(f"/v1/{path}", [], params)
 
     def _retriever(self, resource: Resource) -> Operation:
         def retrieve(params: Json, id_: str) -> Json:
@@ -788,17 +829,20 @@ class StripeApi:
     def _create_endpoint(self, params: Json) -> Json:
         acted_on = {"url", "enabled_events", "description", "metadata", "api_version"}
         refuse_unknown(params, sp.WebhookEndpointCreateParams, acted_on)
+        refuse_endpoint(params)
         return self.account.create_webhook_endpoint(
             params["url"],
             params["enabled_events"],
             description=params.get("description"),
-            metadata=params.get("metadata"),
+            metadata=params.get("metadata") or {},
+            api_version=params.get("api_version"),
         )
 
     def _update_endpoint(self, params: Json, id_: str) -> Json:
-        acted_on = {"url", "enabled_events", "description", "disabled"}
+        acted_on = {"url", "enabled_events", "description", "metadata", "disabled"}
         refuse_unknown(params, sp.WebhookEndpointUpdateParams, acted_on)
-        changes = {name: value for name, value in params.items() if name not in HARMLESS}
+        refuse_endpoint(params)
+        changes = self._changes("webhook_endpoint", id_, params)
         with suppress(KeyError):
             disabled = boolean(changes.pop("disabled"))
             changes["status"] = "disabled" if disabled else "enabled"

@@ -56,12 +56,14 @@ class Deliveries:
 
     A 2xx ends a delivery. Anything else is retried after backoff, 2*backoff, 4*backoff … seconds
     (Stripe: three days in live mode, three tries in a sandbox) until `attempts` are used up.
-    `report(event_id, endpoint_id, delivered)` is called after every attempt.
+    `report(event_id, endpoint_id, delivered)` is called after every attempt, `listens(endpoint_id)` before it:
+    an endpoint that does not is sent nothing.
     """
 
     def __init__(
         self,
         report: Callable[[str, str, bool], None],
+        listens: Callable[[str], bool],
         backoff: float = 1.0,
         attempts: int = 6,
         timeout: float = 10.0,
@@ -71,6 +73,7 @@ class Deliveries:
         self.attempts = attempts
         self.timeout = timeout
         self._report = report
+        self._listens = listens
         self._workers = workers
         self._changed = threading.Condition()
         self._tasks: list[Task] = []
@@ -120,11 +123,14 @@ class Deliveries:
 
     def _work(self) -> None:
         while task := self._next():
-            status = send(task.url, task.secret, task.body, self.timeout)
-            delivered = status is not None and 200 <= status < 300
-            self._report(task.event_id, task.endpoint_id, delivered)
+            listens = self._listens(task.endpoint_id)
+            delivered = False
+            if listens:
+                status = send(task.url, task.secret, task.body, self.timeout)
+                delivered = status is not None and 200 <= status < 300
+                self._report(task.event_id, task.endpoint_id, delivered)
             with self._changed:
-                if delivered or self._closed or task.attempt >= self.attempts:
+                if delivered or not listens or self._closed or task.attempt >= self.attempts:
                     self._pending -= 1
                 else:
                     task.due = time.monotonic() + self.backoff * 2 ** (task.attempt - 1)

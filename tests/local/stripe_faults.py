@@ -1,4 +1,4 @@
-"""Errors in Stripe's shape, and the outages a test can order."""
+"""Errors in Stripe's shape, the outages a test can order, and what restricted keys may do."""
 
 from __future__ import annotations
 
@@ -24,6 +24,55 @@ class ApiError(Exception):
         self.status = status
         error = {"message": message, "type": type_, "code": code, "param": param}
         self.body: Json = {"error": {name: value for name, value in error.items() if value}}
+
+
+PERMISSIONS = {
+    "charges": "charge",
+    "checkout/sessions": "checkout_session",
+    "credit_notes": "credit_note",
+    "customers": "customer",
+    "disputes": "dispute",
+    "events": "event",
+    "invoice_payments": "invoice",
+    "invoices": "invoice",
+    "payment_intents": "payment_intent",
+    "prices": "plan",
+    "products": "product",
+    "radar/early_fraud_warnings": "early_fraud_warning",  # a name of ours: Stripe's reference has none
+    "refunds": "charge",
+    "subscription_items": "subscription",
+    "subscription_schedules": "subscription",
+    "subscriptions": "subscription",
+    "webhook_endpoints": "webhook",
+    # What the gateway does not need.
+    "account": "connected_account",
+    "accounts": "connected_account",
+    "application_fees": "application_fee",
+    "balance": "balance",
+    "balance_transactions": "balance_transaction_source",
+    "coupons": "coupon",
+    "files": "file",
+    "payment_links": "payment_links",
+    "payment_methods": "payment_method",
+    "payouts": "payout",
+    "promotion_codes": "promotion_code",
+    "quotes": "quote",
+    "setup_intents": "setup_intent",
+    "tax_rates": "tax_rate",
+    "topups": "top_up",
+    "transfers": "transfer",
+}
+"""What Stripe calls the right to each path below /v1/, with `_read` or `_write` behind it. Refunds are part of charges,
+prices are still called plans."""
+
+RIGHTS = frozenset(
+    {
+        *("charge_read", "checkout_session_read", "credit_note_read", "customer_read", "dispute_read"),
+        *("early_fraud_warning_read", "event_read", "invoice_read", "payment_intent_read", "plan_read"),
+        *("product_read", "subscription_write", "webhook_write"),
+    }
+)
+"""What a restricted key may do unless a test says otherwise: what the gateway needs. Writing includes reading."""
 
 
 def missing(resource: str, id_: str, param: str = "id") -> ApiError:
@@ -55,12 +104,14 @@ class Rule:
 class Faults:
     """What is broken right now. Every method may be called while requests are being served."""
 
-    def __init__(self, keys: set[str] | None) -> None:
+    def __init__(self, keys: set[str] | None, account_id: str) -> None:
         self._lock = threading.Lock()
         self._keys = keys
         self._out = False
         self._rules: list[Rule] = []
+        self._rights = set(RIGHTS)
         self._closing = threading.Event()
+        self._account_id = account_id
 
     def outage(self) -> None:
         """Every API call answers 500 until `restore`."""
@@ -68,10 +119,21 @@ class Faults:
             self._out = True
 
     def restore(self) -> None:
-        """End the outage and forget every fault still ordered."""
+        """End the outage, forget every fault still ordered, and give restricted keys the rights that they had."""
         with self._lock:
             self._out = False
             self._rules.clear()
+            self._rights = set(RIGHTS)
+
+    def grant(self, right: str) -> None:
+        """Restricted keys may do this as well from now on, such as payout_read."""
+        with self._lock:
+            self._rights.add(_known(right))
+
+    def withdraw(self, right: str) -> None:
+        """Restricted keys may no longer do this."""
+        with self._lock:
+            self._rights.discard(_known(right))
 
     def fail_next(self, n: int, status: int, path_contains: str = "") -> None:
         """The next `n` calls whose path contains the text answer `status` and do nothing."""
@@ -95,7 +157,7 @@ class Faults:
         """Wake every hanging call."""
         self._closing.set()
 
-    def meet(self, key: str, path: str) -> None:
+    def meet(self, key: str, path: str, method: str = "GET") -> None:
         """Called at the start of every API call: wait, or raise ApiError, as ordered."""
         with self._lock:
             known = self._keys is None or key in self._keys
@@ -114,3 +176,28 @@ class Faults:
             raise ApiError(401, "You did not provide an API key.")
         if not known:
             raise ApiError(401, f"Invalid API Key provided: {key[:8]}****")
+        if key.startswith("rk_"):
+            self._refuse_unpermitted(key, path, method)
+
+    def _refuse_unpermitted(self, key: str, path: str, method: str) -> None:
+        """As Stripe does, before it looks at anything else of the request."""
+        below = path.removeprefix("/v1/")
+        resource = next((name for at, name in PERMISSIONS.items() if f"{below}/".startswith(f"{at}/")), None)
+        if resource is None:
+            return
+        needed = f"{resource}_{'read' if method == 'GET' else 'write'}"
+        with self._lock:
+            allowed = not self._rights.isdisjoint({needed, f"{resource}_write"})
+        if not allowed:
+            raise ApiError(
+                403,
+                f"The provided key '{key[:8]}*****' does not have the required permissions for this endpoint on "
+                f"account '{self._account_id}'. Having the 'rak_{needed}' permission would allow this request to "
+                "continue.",
+            )
+
+
+def _known(right: str) -> str:
+    if right.rpartition("_")[0] not in PERMISSIONS.values() or not right.endswith(("_read", "_write")):
+        raise ValueError(f"the stand-in knows no right {right}")
+    return right

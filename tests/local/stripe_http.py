@@ -86,7 +86,7 @@ ACTIONS = (
     "wait_delivered",
 )
 # What it may call on the account's faults.
-FAULTS = ("fail_next", "hang_next", "outage", "restore")
+FAULTS = ("fail_next", "grant", "hang_next", "outage", "restore", "withdraw")
 
 
 def decode_form(pairs: Iterable[tuple[str, str]]) -> Json:

@@ -787,13 +787,14 @@ def new_webhook_endpoint(
     enabled_events: list[str],
     description: str | None,
     metadata: Json,
+    api_version: str | None = None,
 ) -> Json:
     """An endpoint without its secret, which only the creating call answers."""
     return check(
         {
             "id": id_,
             "object": "webhook_endpoint",
-            "api_version": API_VERSION,
+            "api_version": api_version or API_VERSION,
             "application": None,
             "created": created,
             "description": description,

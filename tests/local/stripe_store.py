@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from .stripe_delivery import Deliveries, send
 from .stripe_faults import ApiError, Faults, missing
 from .stripe_objects import (
+    API_VERSION,
     FIXTURES,
     Json,
     check,
@@ -30,6 +31,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Value = TypeVar("Value")
 
 INLINE = 10  # members of a list that Stripe writes into the object that has it
+MAX_ENDPOINTS = 16  # of one account and mode, whatever their status
 NO_REQUEST: Json = {"id": None, "idempotency_key": None}
 
 
@@ -143,7 +145,8 @@ class StripeStore:
         self.livemode = livemode
         self.currency = currency
         self.lock = threading.RLock()
-        self.faults = Faults(keys)
+        self._tag = secrets.token_hex(3) if tag is None else tag
+        self.faults = Faults(keys, f"acct_{self._tag}")
         self.requests: list[Json] = []
         self.events: list[Json] = []
         self.auto_deliver = True
@@ -156,13 +159,12 @@ class StripeStore:
         self._page_rules: list[PageRule] = []
         self._pages: dict[str, list[str]] = {}
         self._links: dict[tuple[str, str, Any], dict[str, None]] = {}
-        self._tag = secrets.token_hex(3) if tag is None else tag
         self._count = itertools.count(1)
         self._secrets: dict[str, str] = {}
         self._bodies: dict[str, bytes] = {}
         self._owed: dict[str, set[str]] = {}
         self.account = new_account(f"acct_{self._tag}", self.now(), country, currency)
-        self.deliveries = Deliveries(self._delivered, backoff, attempts, timeout)
+        self.deliveries = Deliveries(self._delivered, self._listens, backoff, attempts, timeout)
 
     def now(self) -> int:
         """The account's time in whole Unix seconds."""
@@ -419,10 +421,10 @@ class StripeStore:
             stored = self.stored("event", event if isinstance(event, str) else event["id"])
             endpoints = [copied(one) for one in self.endpoints_for(stored["type"])]
             keys = [self._secrets[one["id"]] for one in endpoints]
-            body = self._bodies[stored["id"]]
+            bodies = [self._body(stored["id"], one) for one in endpoints]
         statuses: list[int | None] = []
         for _ in range(times):
-            for endpoint, secret in zip(endpoints, keys, strict=True):
+            for endpoint, secret, body in zip(endpoints, keys, bodies, strict=True):
                 status = send(endpoint["url"], secret, body, self.deliveries.timeout)
                 success = status is not None and 200 <= status < 300
                 self._delivered(stored["id"], endpoint["id"], success)
@@ -455,8 +457,21 @@ class StripeStore:
                     endpoint_id,
                     endpoint["url"],
                     self._secrets[endpoint_id],
-                    self._bodies[event_id],
+                    self._body(event_id, endpoint),
                 )
+
+    def _body(self, event_id: str, endpoint: Json) -> bytes:
+        """What an endpoint is sent: its own API version is named there. The stand-in has one shape for all of them."""
+        body = self._bodies[event_id]
+        if endpoint["api_version"] in (None, API_VERSION):
+            return body
+        return json.dumps(json.loads(body) | {"api_version": endpoint["api_version"]}, indent=2).encode()
+
+    def _listens(self, endpoint_id: str) -> bool:
+        """Stripe sends nothing more, no retries either, to an endpoint that is disabled or gone."""
+        with self.lock:
+            endpoint = self.objects["webhook_endpoint"].get(endpoint_id)
+            return endpoint is not None and endpoint["status"] == "enabled"
 
     def _delivered(self, event_id: str, endpoint_id: str, success: bool) -> None:
         with self.lock:
@@ -475,8 +490,12 @@ class StripeStore:
         secret: str | None = None,
         description: str | None = None,
         metadata: Json | None = None,
+        api_version: str | None = None,
     ) -> Json:
         """Subscribe `url`; the answer alone carries `secret`, which is made up unless given."""
+        if len(self.objects["webhook_endpoint"]) >= MAX_ENDPOINTS:
+            mode = "live" if self.livemode else "test"
+            raise ApiError(400, f"You have reached the maximum of {MAX_ENDPOINTS} {mode} webhook endpoints.")
         endpoint = self.put(
             new_webhook_endpoint(
                 self.new_id("we"),
@@ -486,6 +505,7 @@ class StripeStore:
                 list(enabled_events or ["*"]),
                 description,
                 metadata or {},
+                api_version,
             )
         )
         self._secrets[endpoint["id"]] = secret or f"whsec_{secrets.token_hex(16)}"
@@ -493,9 +513,11 @@ class StripeStore:
 
     @locked
     def update_webhook_endpoint(self, endpoint: str, **changes: Any) -> Json:
-        """Change url, enabled_events, description or status ("enabled", "disabled")."""
+        """Change url, enabled_events, description, metadata (the whole hash) or status ("enabled", "disabled")."""
         stored = self.stored("webhook_endpoint", endpoint)
-        stored |= only(changes, "url", "enabled_events", "description", "status")
+        stored |= only(changes, "url", "enabled_events", "description", "metadata", "status")
+        if stored["status"] == "disabled":
+            self._forget(endpoint)
         return self.render(stored)
 
     @locked
@@ -503,6 +525,10 @@ class StripeStore:
         self.stored("webhook_endpoint", endpoint)
         del self.objects["webhook_endpoint"][endpoint]
         del self._secrets[endpoint]
+        self._forget(endpoint)
+        return {"id": endpoint, "object": "webhook_endpoint", "deleted": True}
+
+    def _forget(self, endpoint: str) -> None:
+        """No event is owed to this endpoint any more."""
         for owed in self._owed.values():
             owed.discard(endpoint)
-        return {"id": endpoint, "object": "webhook_endpoint", "deleted": True}

@@ -210,10 +210,10 @@ class Template:
     def _attribute(self, logical_id: str, attribute: str) -> Any:
         if logical_id not in self.physical:
             raise TemplateError(f"GetAtt {logical_id}.{attribute}: no resource that exists yet")
-        attributes = self.physical[logical_id].attributes
-        if attribute not in attributes:
-            raise TemplateError(f"GetAtt {logical_id}.{attribute}: no such attribute here")
-        return attributes[attribute]
+        try:
+            return self.physical[logical_id].attributes[attribute]
+        except KeyError:
+            raise TemplateError(f"GetAtt {logical_id}.{attribute}: no such attribute here") from None
 
     def _substitute(self, text: str, extra: Mapping[str, Any]) -> str:
         def variable(match: re.Match[str]) -> str:

@@ -49,6 +49,8 @@ REMAINS = {
     "gateway.step",
     "gateway.users",
 }
+# Whoever looks at the Stripe account itself.
+ACCOUNT = {"stripe", "gateway.account", "gateway.billing", "gateway.secret"}
 # Whoever looks for people whose access is not what they pay for.
 DIFFERENCES = {
     "stripe",
@@ -70,11 +72,13 @@ LOADS: dict[str, set[str]] = {
     "cancel_subscriptions": EVERY | {"stripe", "gateway.billing", "gateway.bought", "gateway.secret", "gateway.step"},
     "change_email": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "check_drift": EVERY | {"gateway.drift", "gateway.searches", "gateway.step"},
+    "check_setup": EVERY | ACCOUNT | {"gateway.checkup", "gateway.custom_resource", "gateway.step", "gateway.users"},
     "compare_shard": EVERY | DIFFERENCES,
     "create_user": EVERY | {"gateway.people", "gateway.secret", "gateway.step", "gateway.users"},
     "delete_account": EVERY | REMAINS | {"gateway.endpoint", "gateway.executions"},
     "delete_user": EVERY | {"gateway.notices", "gateway.step", "gateway.telling", "gateway.users"},
     "disable_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
+    "doctor": EVERY | ACCOUNT | {"gateway.bought", "gateway.checkup", "gateway.signature", "gateway.users"},
     "enable_user": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "erase_personal_data": EVERY | {"gateway.pages", "gateway.step"},
     "find_missed_events": EVERY
@@ -129,6 +133,7 @@ LOADS: dict[str, set[str]] = {
         "gateway.step",
         "gateway.users",
     },
+    "register_webhook": EVERY | ACCOUNT | {"gateway.custom_resource", "gateway.signature", "gateway.step"},
     "release_dapp": EVERY | {"gateway.dapps", "gateway.endpoint", "gateway.step"},
     "resend_invitation": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "reserve_dapp": EVERY | {"gateway.dapps", "gateway.endpoint", "gateway.step"},

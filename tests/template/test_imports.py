@@ -18,16 +18,16 @@ PURE_NEIGHBOURS = {"gateway.access", "gateway.errors", "gateway.events"}
 
 # A method that only this service has -> the only module that may call it.
 SPEAKERS = {
-    r"admin_\w+|list_users": "gateway/users.py",
+    r"admin_\w+|list_users|(?:list|describe)_user_pool\w*": "gateway/users.py",
     r"(?:batch_)?get_item|(?:put|update|delete)_item|transact_write_items|batch_write_item": "gateway/ledger.py",
     r"scan(?=\()": "gateway/ledger.py",
     r"start_execution|stop_execution|list_executions|describe_execution": "gateway/executions.py",
-    r"get_secret_value": "gateway/secret.py",
+    r"(?:get|put)_secret_value": "gateway/secret.py",
     r"put_events|TopicArn": "gateway/notices.py",
 }
 # A service -> the classes that speak to it.
 OWNERS = {
-    "cognito-idp": ("Users", "ListedUsers"),
+    "cognito-idp": ("Users", "ListedUsers", "Pool"),
     "dynamodb": ("Ledger",),
     "events": ("Notices",),
     "secretsmanager": ("Secret",),

@@ -32,7 +32,15 @@ OURS = {
     "custom:disabled_by",
 }
 OUTPUTS = {"WebhookUrl", "OperatorApi", "OperatorApiArn", "UserPoolId", "UserPoolClientId", "StateMachineArn"}
-OUTPUTS |= {"AlarmTopicArn", "OffboardingStateMachineArn", "ReconciliationStateMachineArn", "OrdersTable", "DappsUrl"}
+OUTPUTS |= {
+    "DoctorFunction",
+    "StripeWebhookSecret",
+    "AlarmTopicArn",
+    "OffboardingStateMachineArn",
+    "ReconciliationStateMachineArn",
+    "OrdersTable",
+    "DappsUrl",
+}
 FUNCTION_OUTPUTS = {"AuthorizerArn": "AuthorizeFunction", "AddClaimsArn": "AddClaimsFunction"}
 NAMESPACE, SERVICE = "StripeCognitoGateway", [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
 # What AWS itself counts.
@@ -50,7 +58,7 @@ SPARE_SECONDS = 5  # between the end of a writing Lambda and the end of its leas
 # MarkFulfilled has to close ten thousand orders, but holds the lease around publishing alone, and writes no user under
 # it: where it expires all the same, a notice is published twice, with one id.
 MAY_OUTLIVE_ITS_LEASE = {"MarkFulfilledFunction"}
-WITHOUT_LEDGER = {"AddClaimsFunction"}  # is given the table's name, as every function is, and asks nobody
+KEPT_BY_SAM = {"AWS::Lambda::LayerVersion", "AWS::Lambda::Version", "AWS::StepFunctions::StateMachineVersion"}
 READERS = ("required", "whole_number", "one_of", "optional")
 USER_WRITES = ("create", "update", "enable", "disable", "sign_out", "rename", "invite_again", "delete", "link", "hold")
 USER_WRITES += ("record_change", "bury", "bury_person", "set_live", "lift")
@@ -249,11 +257,59 @@ def _writes_users(app: Application, function: str) -> bool:
 def variables_are_read_and_given(app: Application) -> list[str]:
     problems = []
     for name, function in app.functions.items():
-        given = function.get("Environment", {}).get("Variables", {}).keys()
-        given = {variable for variable in given if not variable.startswith("POWERTOOLS_")}
-        read = _settings_read(app, name) | ({"ORDERS_TABLE"} if name in WITHOUT_LEDGER else set())
+        given = {
+            variable
+            for variable, value in function.get("Environment", {}).get("Variables", {}).items()
+            if not variable.startswith("POWERTOOLS_") and value != NOTHING
+        }
+        read = _settings_read(app, name)
         problems += [f"{name} reads {variable}, which it is not given" for variable in sorted(read - given)]
         problems += [f"{name} is given {variable}, which it does not read" for variable in sorted(given - read)]
+    return problems
+
+
+# ------------------------------------------------------------------ before anything else
+
+
+def what_stays_waits_for_the_setup(app: Application) -> list[str]:
+    """Otherwise a first deployment that fails there leaves tables and pools behind."""
+    return [
+        f"{name} stays, and does not wait for Setup"
+        for name, body in app.template["Resources"].items()
+        if body.get("DeletionPolicy") == "Retain"
+        and body["Type"] not in KEPT_BY_SAM
+        and not _waits(app.template["Resources"], name, set())
+    ]
+
+
+def _waits(resources: dict[str, Any], name: str, seen: set[str]) -> bool:
+    """Whether a resource is made after Setup, because it says so or refers to one that does."""
+    seen.add(name)
+    found = set(listed(resources[name].get("DependsOn", []))) | _references(resources[name].get("Properties", {}))
+    return "Setup" in found or any(_waits(resources, each, seen) for each in (found & resources.keys()) - seen)
+
+
+def _references(value: Any) -> set[str]:
+    if isinstance(value, list):
+        return set().union(*(_references(each) for each in value))
+    if not isinstance(value, dict):
+        return set()
+    named = {str(listed(value[how])[0]) for how in ("Ref", "Fn::GetAtt") if how in value}
+    return named.union(*(_references(each) for each in value.values()))
+
+
+def custom_resources_hear_of_new_code(app: Application) -> list[str]:
+    """The version of their function is among their properties; and nobody waits for an hour when it does not answer."""
+    problems = []
+    for name, body in app.template["Resources"].items():
+        if body["Type"].startswith("Custom::"):
+            properties = body["Properties"]
+            function = properties["ServiceToken"]["Fn::GetAtt"][0]
+            version = app.template["Resources"].get(properties.get("CodeVersion", {}).get("Ref"), {})
+            if version.get("Properties", {}).get("FunctionName") != {"Ref": function}:
+                problems.append(f"{name} does not hear when {function} changes")
+            if not app.functions[function]["Timeout"] < properties.get("ServiceTimeout", 3600) <= 300:
+                problems.append(f"{name} is given up too soon, or too late")
     return problems
 
 
@@ -525,6 +581,11 @@ def _body(name: str, **changes: Any) -> Break:
     return lambda app: app.template["Resources"][name].update(changes)
 
 
+def _unmade(name: str) -> Break:
+    """Does not wait for anything."""
+    return lambda app: app.template["Resources"][name].pop("DependsOn")
+
+
 def _lacking(name: str, key: str) -> Break:
     return lambda app: app.template["Resources"][name]["Properties"].pop(key)
 
@@ -706,6 +767,12 @@ BROKEN: list[tuple[Rule, Break]] = [
     (
         variables_are_read_and_given,
         _source("gateway/people.py", "def user_of", "COLOUR = required('COLOUR')\n\n\ndef user_of"),
+    ),
+    *((what_stays_waits_for_the_setup, _unmade(name)) for name in ("OrdersTable", "HashKeySecret", "UserPool")),
+    *(
+        (custom_resources_hear_of_new_code, _resource(name, **changes))
+        for name in ("Setup", "WebhookEndpoint")
+        for changes in ({"CodeVersion": {"Ref": "WebhookFunction"}}, {"ServiceTimeout": 3600}, {"ServiceTimeout": 200})
     ),
     (log_groups_forget, _lacking("FunctionLogs", "RetentionInDays")),
     (tables_are_safe, _lacking("OrdersTable", "PointInTimeRecoverySpecification")),

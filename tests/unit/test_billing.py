@@ -3,13 +3,11 @@
 import contextlib
 import json
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import stripe
-from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from gateway import billing, events
@@ -28,7 +26,7 @@ from gateway.events import OrderItem
 from gateway.secret import Secret
 from gateway.settings import SettingMissing
 from tests.local.stripe_account import StripeAccount
-from tests.local.stripe_http import QuietHandler, StripeApp
+from tests.unit.door import KEY, Door, Vault
 
 Json = dict[str, Any]
 Reader = Callable[..., Billing]
@@ -36,24 +34,10 @@ Reader = Callable[..., Billing]
 NOW = 1_767_225_600  # 2026-01-01T00:00:00Z
 MONTH_LATER = 1_769_904_000  # 2026-02-01
 DAY = 86_400
-KEY = "sk_test_first"
 NEW_KEY = "sk_test_second"
 EMAIL = "payer@example.com"
 MONTHLY = {"interval": "month"}
 MISSING = {"code": "resource_missing", "type": "invalid_request_error"}
-
-
-class Vault:
-    """Secrets Manager with Stripe's key, and a clock beside it."""
-
-    def __init__(self) -> None:
-        self.text = KEY
-        self.now = 1_000.0
-        self.calls = 0
-
-    def get_secret_value(self, SecretId: str) -> Json:  # noqa: N803
-        self.calls += 1
-        return {"ARN": SecretId, "SecretString": self.text}
 
 
 class Clock:
@@ -81,31 +65,6 @@ class Script:
         path = Request(environ).path.removeprefix("/v1/")
         self.asked.append(path)
         return self._answers[path](environ, start_response)
-
-
-class Door:
-    """One server on the loopback for all tests here; each puts its own application behind it."""
-
-    def __init__(self) -> None:
-        self.app: Any = None
-        self._stripe = StripeApp(StripeAccount())
-        self._server = make_server("127.0.0.1", 0, self, threaded=True, request_handler=QuietHandler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-
-    def serve(self, account: StripeAccount) -> None:
-        """The account is behind it from now on. Building the routes takes longer than a test: they are kept."""
-        self._stripe.account = self._stripe.api.account = account
-        self.app = self._stripe
-
-    def __call__(self, environ: Json, start_response: Any) -> Any:
-        return self.app(environ, start_response)
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture

@@ -1,0 +1,41 @@
+"""CheckSetup, at every deployment, before anything else: can the gateway work with this key, these prices, this pool?
+
+in   a custom resource's request {StripeMode, …}; every other property is there to have it asked again when it changes
+out  what gateway/custom_resource.py says; FAILED lists all that is wrong, and the deployment ends there
+"""
+
+import time
+
+from gateway import aws, checkup
+from gateway.account import account_with
+from gateway.billing import price_map
+from gateway.custom_resource import Request, custom_resource
+from gateway.errors import SetupWrong
+from gateway.secret import Secret
+from gateway.settings import one_of, optional, required, whole_number
+from gateway.users import Pool
+
+MODE = one_of("STRIPE_MODE", "test", "live")
+MANAGES = one_of("MANAGE_WEBHOOK_ENDPOINT", "true", "false") == "true"
+MAX_DAPPS = whole_number("MAX_DAPPS")
+POOL_ID = optional("USER_POOL_ID")  # of your own; one that this stack makes is as it must be
+CLIENTS = (optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split()
+
+key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
+account = account_with(key, price_map(required("DAPP_PRICES")))
+pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
+
+
+@custom_resource
+def handler(request: Request) -> None:
+    if request.kind == "Delete":
+        return
+    request.resource = "setup"
+    before = request.before.get("StripeMode", MODE)
+    if before != MODE:
+        raise SetupWrong(f"StripeMode was {before}, and a ledger is of one mode: deploy a second stack for {MODE} mode")
+    problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES) or checkup.of_prices(account)
+    if pool is not None:
+        problems += checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)
+    if problems:
+        raise SetupWrong("; ".join(problems))

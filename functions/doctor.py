@@ -1,0 +1,68 @@
+"""Doctor, every few hours and whenever somebody invokes it: can the gateway work as it is set up now?
+
+in      anything (not read)
+out     {"healthy": whether nothing is wrong, "wrong": [what, and what to do], "advice": [what will not do for long]};
+        the metric SetupWrong counts what is wrong, 0 when nothing is
+raises  StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable
+        (passing), LedgerRejected, CognitoRejected, StripeRejected (lasting)
+"""
+
+import time
+from typing import Any
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from gateway import aws, checkup, signature
+from gateway.account import account_with
+from gateway.billing import price_map
+from gateway.bought import require_known_account
+from gateway.errors import BillingIncomplete, SecretUnavailable
+from gateway.ledger import Ledger
+from gateway.secret import Secret
+from gateway.settings import one_of, optional, required, whole_number
+from gateway.telemetry import count, logger, metrics
+from gateway.users import Pool
+
+MODE = one_of("STRIPE_MODE", "test", "live")
+MANAGES = one_of("MANAGE_WEBHOOK_ENDPOINT", "true", "false") == "true"
+MAX_DAPPS = whole_number("MAX_DAPPS")
+CLIENTS = (optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split()
+URL = required("WEBHOOK_URL")
+
+key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
+signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
+account = account_with(key, price_map(required("DAPP_PRICES")))
+pool = Pool(aws.client("cognito-idp"), required("USER_POOL_ID"))
+ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
+
+
+@count
+def handler(event: object, context: Any) -> dict[str, Any]:
+    logger.append_keys(function=context.function_name)
+    wrong = [*_of_stripe(), *checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)]
+    metrics.add_metric("SetupWrong", MetricUnit.Count, len(wrong))
+    for each in wrong:
+        logger.error("SetupWrong: %s", each)
+    return {"healthy": not wrong, "wrong": wrong, "advice": checkup.advice(pool)}
+
+
+def _of_stripe() -> list[str]:
+    problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES)
+    return problems or [*_of_account(), *checkup.of_prices(account), *_of_endpoint()]
+
+
+def _of_account() -> list[str]:
+    try:
+        require_known_account(ledger, account)
+    except BillingIncomplete:
+        return ["Stripe knows none of the ledger's customers: store a key of the account and mode that they are of"]
+    return []
+
+
+def _of_endpoint() -> list[str]:
+    try:
+        signing.refresh()
+        secrets = signature.secrets_in(signing.text())
+    except SecretUnavailable:
+        secrets = []
+    return checkup.of_endpoint(account, URL, signing_secrets=len(secrets))

@@ -1,0 +1,134 @@
+"""The Stripe account itself: what a key may do there, its prices, and its webhook endpoints."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from gateway.billing import Billing
+from gateway.errors import BillingIncomplete, StripeKeyRejected, StripeRejected
+from gateway.secret import Secret
+from gateway.settings import required
+
+_Ask = Callable[[Any], Any]
+
+_ONE = {"limit": 1}
+# The rights that a restricted key needs, as Stripe's dashboard calls them, and what only a key with that right may ask.
+_READS: dict[str, _Ask] = {
+    "Charges and Refunds: Read": lambda api: api.charges.list(_ONE),
+    "Checkout Sessions: Read": lambda api: api.checkout.sessions.list(_ONE),
+    "Customers: Read": lambda api: api.customers.list(_ONE),
+    "Disputes: Read": lambda api: api.disputes.list(_ONE),
+    "Events: Read": lambda api: api.events.list(_ONE),
+    "Invoices: Read": lambda api: api.invoices.list(_ONE),
+    "Payment Intents: Read": lambda api: api.payment_intents.list(_ONE),
+    "Prices: Read": lambda api: api.prices.list(_ONE),
+    "Products: Read": lambda api: api.products.list(_ONE),
+    "Radar: Read": lambda api: api.radar.early_fraud_warnings.list(_ONE),
+    "Webhook Endpoints: Read": lambda api: api.webhook_endpoints.list(_ONE),
+}
+# Asked of what does not exist: nothing can be changed, and whoever lacks the right is told so.
+_WRITES: dict[str, _Ask] = {
+    "Subscriptions: Write": lambda api: api.subscriptions.cancel("sub_that_is_none"),
+    "Webhook Endpoints: Write": lambda api: api.webhook_endpoints.update("we_that_is_none", {}),
+}
+# What the gateway never asks. That the key may write what it only needs to read cannot be asked without writing.
+_NEVER: dict[str, _Ask] = {
+    "Balance": lambda api: api.balance.retrieve(),
+    "Coupons": lambda api: api.coupons.list(_ONE),
+    "Files": lambda api: api.files.list(_ONE),
+    "Payouts": lambda api: api.payouts.list(_ONE),
+    "Setup Intents": lambda api: api.setup_intents.list(_ONE),
+    "Transfers": lambda api: api.transfers.list(_ONE),
+}
+_MANY_PAGES = 50  # of prices
+_NOTE = "stack"  # in an endpoint's metadata: the ARN of the stack that made it
+
+
+class Account(Billing):
+    """The account, through the stripe library."""
+
+    def rights_missing(self, *, writes_endpoints: bool) -> list[str]:
+        """The rights that the key lacks, as the dashboard calls them; all of them when Stripe takes no such key."""
+        needed = {**_READS, **_WRITES}
+        if not writes_endpoints:
+            del needed["Webhook Endpoints: Write"]
+        return [right for right, ask in needed.items() if not self._may(ask)]
+
+    def rights_to_spare(self) -> list[str]:
+        """What the key may see although the gateway never looks at it."""
+        spare = []
+        for right, ask in _NEVER.items():
+            with contextlib.suppress(StripeRejected):  # an account without it, for example without Connect
+                if self._may(ask):
+                    spare.append(right)
+        return spare
+
+    def dapps_by_price(self) -> Iterator[dict[str, str | None]]:
+        """The active prices, latest first, a page at a time: price id -> what it says of dapps per unit, None where
+        it is of another product."""
+        after: str | None = None
+        wanted = {"active": True, "expand": ["data.product"]}
+        for _ in range(_MANY_PAGES):
+            rows, after = self._page(lambda api, paged: api.prices.list({**wanted, **paged}), after)
+            yield {row["id"]: self._dapps(row, self._listed) for row in rows}
+            if after is None:
+                return
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """The account's webhook endpoints, as Stripe has them."""
+        found = self._list(lambda api: api.webhook_endpoints.list({"limit": 100}))
+        for each in found:
+            self._require_mode(each, str(each["id"]))
+        return found
+
+    def add_endpoint(self, url: str, types: Iterable[str], version: str, stack: str, key: str) -> tuple[str, str]:
+        """Make an endpoint for these event types, in this API version; its id and signing secret, which Stripe tells
+        only now, and again to whoever repeats this with the same idempotency key."""
+        wanted = {
+            "url": url,
+            "enabled_events": sorted(types),
+            "api_version": version,
+            "description": "Stripe-Cognito gateway",
+            "metadata": {_NOTE: stack},
+        }
+        made = self._read(lambda api: api.webhook_endpoints.create(wanted, {"idempotency_key": key}))
+        return str(made["id"]), str(made["secret"])
+
+    def change_endpoint(self, endpoint: str, url: str, types: Iterable[str]) -> None:
+        """Have an endpoint get these event types, at this URL, and enable it."""
+        wanted = {"url": url, "enabled_events": sorted(types), "disabled": False}
+        self._read(lambda api: api.webhook_endpoints.update(endpoint, wanted))
+
+    def disable_endpoint(self, endpoint: str) -> None:
+        """Have Stripe send no more to an endpoint; one that is gone already stays so."""
+        with contextlib.suppress(BillingIncomplete):
+            self._read(lambda api: api.webhook_endpoints.update(endpoint, {"disabled": True}))
+
+    def remove_disabled(self, stack: str) -> None:
+        """Delete the disabled endpoints that a stack of this name made here before: Stripe allows sixteen in all."""
+        for each in self.endpoints():
+            made_by = str((each.get("metadata") or {}).get(_NOTE, ""))
+            if each["status"] == "disabled" and _named(made_by) == _named(stack):
+                self._delete(each["id"])
+
+    def _delete(self, endpoint: str) -> None:
+        self._read(lambda api: api.webhook_endpoints.delete(endpoint))
+
+    def _may(self, ask: _Ask) -> bool:
+        try:
+            self._read(ask)
+        except StripeKeyRejected:
+            return False
+        except BillingIncomplete:  # it does not exist, but the question was allowed
+            return True
+        return True
+
+
+def account_with(api_key: Secret, prices: Mapping[str, str]) -> Account:
+    """The account as the template's parameters say. `prices`: those of DappPrices, for who looks at prices."""
+    return Account(api_key, base=required("STRIPE_API_BASE"), livemode=required("STRIPE_MODE") == "live", prices=prices)
+
+
+def _named(stack: str) -> str:
+    """A stack's ARN without the part that is another one each time a stack of that name is made."""
+    return stack.rpartition("/")[0]

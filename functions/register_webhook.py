@@ -1,0 +1,52 @@
+"""RegisterWebhook, at every deployment: has Stripe send what the gateway handles, and keeps the signing secret.
+
+in   a custom resource's request {Url, …}; the physical id is the webhook endpoint's (we_…)
+out  what gateway/custom_resource.py says. Another API version makes a second endpoint: CloudFormation has the first one
+     deleted when all else is done, which disables it
+"""
+
+import time
+
+from gateway import aws, signature
+from gateway.account import account_with
+from gateway.custom_resource import Request, custom_resource
+from gateway.errors import SecretUnavailable, StripeKeyRejected
+from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION
+from gateway.secret import Secret
+from gateway.settings import required
+from gateway.telemetry import logger
+
+key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
+account = account_with(key, prices={})
+signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
+
+
+@custom_resource
+def handler(request: Request) -> None:
+    signing.refresh()
+    if request.kind == "Delete":
+        _disable(request.resource)
+    elif request.kind == "Update" and _fits(request.resource):
+        account.change_endpoint(request.resource, request.properties["Url"], ENDPOINT_TYPES)
+    else:
+        account.remove_disabled(request.stack)
+        request.resource, secret = account.add_endpoint(
+            request.properties["Url"], ENDPOINT_TYPES, ENDPOINT_VERSION, request.stack, key=request.id
+        )
+        signing.put(signature.with_secret(signing.text(), request.resource, secret))
+
+
+def _fits(endpoint: str) -> bool:
+    """Whether the endpoint is still at Stripe, speaks the right API version, and has its signing secret here."""
+    versions = {each["id"]: each["api_version"] for each in account.endpoints()}
+    return versions.get(endpoint) == ENDPOINT_VERSION and signature.has_secret(signing.text(), endpoint)
+
+
+def _disable(endpoint: str) -> None:
+    if not endpoint.startswith("we_"):  # it was never made
+        return
+    try:
+        account.disable_endpoint(endpoint)
+    except (SecretUnavailable, StripeKeyRejected) as error:  # the key went first; whoever deletes a stack cannot wait
+        logger.warning("disable %s in Stripe by hand: %s", endpoint, error)
+    signing.put(signature.without_secret(signing.text(), endpoint))

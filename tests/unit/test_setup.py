@@ -1,0 +1,590 @@
+"""check_setup, register_webhook and doctor: the real handlers, the Stripe stand-in, and CloudFormation's answers."""
+
+import copy
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from werkzeug.wrappers import Request, Response
+
+from gateway import custom_resource, signature
+from gateway.account import Account
+from gateway.errors import CognitoRejected, LedgerUnavailable, SecretUnavailable, StripeUnavailable
+from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION, HANDLED_TYPES
+from gateway.secret import Secret
+from gateway.users import Pool
+from tests.local.stripe_account import StripeAccount
+from tests.local.stripe_faults import RIGHTS
+from tests.unit.door import KEY, Door, Json, Vault
+from tests.unit.steps import module
+
+URL = "https://api.example.com/create"
+STACK = "arn:aws:cloudformation:us-east-1:123456789012:stack/gateway/0001"
+PLACEHOLDER = "n0tAsecret"
+POOL: Json = {
+    "UsernameAttributes": ["email"],
+    "UsernameConfiguration": {"CaseSensitive": False},
+    "EmailConfiguration": {"EmailSendingAccount": "DEVELOPER"},
+    "SchemaAttributes": [
+        {
+            "Name": "custom:num_dapps",
+            "AttributeDataType": "Number",
+            "Mutable": True,
+            "NumberAttributeConstraints": {"MinValue": "0", "MaxValue": "1000000"},
+        },
+        *(
+            {"Name": f"custom:{name}", "AttributeDataType": "String", "Mutable": True}
+            for name in ("payment_status", "payment_provider", "stripe_customer_id", "disabled_by")
+        ),
+    ],
+}
+
+
+class Cognito:
+    """A user pool with its app clients, two on a page."""
+
+    def __init__(self) -> None:
+        self.pool = copy.deepcopy(POOL)
+        self.clients: dict[str, Json] = {"UserPoolClient": {"WriteAttributes": ["name"]}}
+        self.error: Exception | None = None
+
+    def describe_user_pool(self, UserPoolId: str) -> Json:  # noqa: N803
+        if self.error is not None:
+            raise self.error
+        return {"UserPool": {"Id": UserPoolId, **self.pool}}
+
+    def list_user_pool_clients(self, UserPoolId: str, MaxResults: int, NextToken: str = "0") -> Json:  # noqa: N803
+        assert MaxResults == 60
+        start = int(NextToken)
+        page = [{"ClientId": each, "UserPoolId": UserPoolId} for each in list(self.clients)[start : start + 2]]
+        return {"UserPoolClients": page, **({"NextToken": str(start + 2)} if start + 2 < len(self.clients) else {})}
+
+    def describe_user_pool_client(self, UserPoolId: str, ClientId: str) -> Json:  # noqa: N803
+        return {"UserPoolClient": {"ClientId": ClientId, "UserPoolId": UserPoolId, **self.clients[ClientId]}}
+
+
+class Store(Vault):
+    """A secret that can be written."""
+
+    def put_secret_value(self, SecretId: str, SecretString: str) -> None:  # noqa: N803
+        self.text = SecretString
+
+
+class Ledger:
+    """A ledger whose subscribers are these."""
+
+    def __init__(self) -> None:
+        self.subscribers: list[str] = []
+        self.error: Exception | None = None
+
+    def some_subscribers(self, most: int) -> list[str]:
+        if self.error is not None:
+            raise self.error
+        return self.subscribers[:most]
+
+    def party(self, party: str) -> Any:
+        return SimpleNamespace(id=party, deleted_at=None, subscribed=False)
+
+
+class CloudFormation:
+    """Asks, and takes the answer. `statuses`: of the next answers of its server, 200 after those."""
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self.statuses: list[int] = []
+        self.told: list[Json] = []
+
+    def __call__(self, environ: Json, start_response: Any) -> Any:
+        request = Request(environ)
+        if not request.path.startswith("/answer"):
+            return self.door.stripe(environ, start_response)
+        assert (request.method, request.headers.get("content-type", "")) == ("PUT", "")
+        status = self.statuses.pop(0) if self.statuses else 200
+        if status == 200:
+            self.told.append(json.loads(request.get_data()))
+        return Response("", status)(environ, start_response)
+
+
+class World:
+    """All that the three functions see."""
+
+    def __init__(self, account: StripeAccount, door: Door, patch: pytest.MonkeyPatch) -> None:
+        self.stripe = account
+        self.price = account.create_price(account.create_product("API")["id"], 500, metadata={"dapps": "1"})["id"]
+        self.vault = Store()
+        self.signing = Store()
+        self.signing.text = PLACEHOLDER
+        self.cognito = Cognito()
+        self.ledger = Ledger()
+        self.pauses: list[float] = []
+        self.clock = 1_000.0
+        self.cloudformation = CloudFormation(door)
+        self._door, self._patch = door, patch
+        door.app = self.cloudformation
+        patch.setattr(custom_resource, "time", SimpleNamespace(sleep=self.pauses.append))
+
+    def module(self, function: str, **given: Any) -> ModuleType:
+        found = module(function)
+        key = Secret(self.vault, "arn:key", self._time)
+        world = {
+            "key": key,
+            "account": Account(key, base=self._door.url, livemode=False, prices=given.pop("prices", {})),
+            "signing": Secret(self.signing, "arn:signing", self._time),
+            "pool": Pool(self.cognito, "pool"),
+            "ledger": self.ledger,
+            "URL": URL,
+            **given,
+        }
+        for name, value in world.items():
+            if hasattr(found, name):
+                self._patch.setattr(found, name, value)
+        return found
+
+    def _time(self) -> float:
+        self.clock += 61  # every secret may be read again
+        return self.clock
+
+    def ask(
+        self, function: str, kind: str, resource: str | None = None, before: Json | None = None, **given: Any
+    ) -> Json:
+        """CloudFormation's request, and the answer that it got."""
+        event: Json = {
+            "RequestType": kind,
+            "RequestId": given.pop("request", str(uuid.uuid4())),
+            "ResponseURL": f"{self._door.url}/answer?X-Amz-Signature=signed",
+            "StackId": given.pop("stack", STACK),
+            "LogicalResourceId": "Resource",
+            "ResourceType": "Custom::Resource",
+            "ResourceProperties": {"StripeMode": "test", "Url": URL},
+        }
+        if resource is not None:
+            event["PhysicalResourceId"] = resource
+        if before is not None:
+            event["OldResourceProperties"] = before
+        context = SimpleNamespace(function_name=function, aws_request_id="1")
+        assert self.module(function, **given).handler(event, context) is None
+        answer = self.cloudformation.told[-1]
+        assert {answer[name] == event[name] for name in ("StackId", "RequestId", "LogicalResourceId")} == {True}
+        assert answer["PhysicalResourceId"]
+        return answer
+
+    def setup(self, **given: Any) -> str:
+        """Why a deployment is refused; empty when it is not."""
+        answer = self.ask("CheckSetup", "Create", **given)
+        assert (answer["Status"] == "FAILED") is bool(answer["Reason"])
+        return str(answer["Reason"])
+
+    def register(self, kind: str = "Create", resource: str | None = None, **given: Any) -> str:
+        answer = self.ask("RegisterWebhook", kind, resource, **given)
+        assert answer["Status"] == "SUCCESS", answer
+        return str(answer["PhysicalResourceId"])
+
+    def examine(self, **given: Any) -> Json:
+        found: Json = self.module("Doctor", **given).handler({}, SimpleNamespace(function_name="Doctor"))
+        assert found["healthy"] is not bool(found["wrong"])
+        return found
+
+    def endpoint(self, name: str) -> Json:
+        return dict(self.stripe.stored("webhook_endpoint", name))
+
+
+@pytest.fixture(scope="module")
+def door() -> Iterator[Door]:
+    door = Door()
+    yield door
+    door.close()
+
+
+@pytest.fixture
+def world(door: Door, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    account = StripeAccount(keys={KEY, "sk_test_all", "rk_live_other"})
+    door.serve(account)
+    world = World(account, door, monkeypatch)
+    yield world
+    account.close()
+
+
+class TestTheAnswerToCloudFormation:
+    def test_is_given_once(self, world: World) -> None:
+        assert world.setup() == ""
+        assert [each["PhysicalResourceId"] for each in world.cloudformation.told] == ["setup"]
+
+    def test_is_given_again_when_it_does_not_arrive(self, world: World) -> None:
+        world.cloudformation.statuses = [503, 500]
+        assert world.setup() == ""
+        assert world.cloudformation.statuses == []
+
+    def test_that_is_refused_fails_the_function_which_lambda_invokes_again(self, world: World) -> None:
+        world.cloudformation.statuses = [403]
+        with pytest.raises(ConnectionError, match="CloudFormation answered 403") as error:
+            world.setup()
+        assert "signed" not in str(error.value)
+
+    def test_waits_for_what_passes(self, world: World) -> None:
+        world.stripe.faults.fail_next(4, 503)  # the library tries each request twice
+        assert world.setup() == ""
+        assert world.pauses == [2, 4]
+
+    def test_says_what_does_not_pass(self, world: World) -> None:
+        world.stripe.faults.outage()
+        assert world.setup().startswith("StripeUnavailable: Stripe answered 500")
+        assert world.pauses == [2, 4, 8]
+
+    def test_of_a_defect_names_its_place_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Account, "dapps_by_price", lambda _: {}["buyer@example.com"])
+        reason = world.setup()
+        assert reason.startswith("UnexpectedError: KeyError")
+        assert "buyer" not in reason
+
+    def test_fits_into_what_cloudformation_takes(self, world: World) -> None:
+        world.cognito.clients = {f"client-{each:050}": {"WriteAttributes": ["email"]} for each in range(100)}
+        assert len(world.setup()) == 1000
+
+    def test_is_logged_without_the_url(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.stripe.faults.withdraw("event_read")
+        world.setup()
+        written = "".join(str(vars(record)) for record in caplog.records)
+        assert "Events: Read" in written
+        assert "X-Amz" not in written
+
+
+class TestASetup:
+    def test_that_works_is_accepted(self, world: World) -> None:
+        assert world.setup() == ""
+
+    def test_is_not_looked_at_when_it_goes(self, world: World) -> None:
+        world.vault.text = "rubbish"
+        assert world.ask("CheckSetup", "Delete", "setup")["Status"] == "SUCCESS"
+
+    @pytest.mark.parametrize(
+        ("key", "reason"),
+        [
+            ("sk_test_all", "is a secret key, which may do everything"),
+            ("rk_live_other", "is of live mode, and StripeMode is test"),
+            ("sk_live_other", "is of live mode, and StripeMode is test"),
+            ("pk_test_public", "does not begin with rk_test_"),
+            ("n0tAkey", "does not begin with rk_test_"),
+            ("rk_test_unknown", "takes no such key"),
+        ],
+    )
+    def test_with_such_a_key_is_refused(self, world: World, key: str, reason: str) -> None:
+        world.vault.text = key
+        found = world.setup()
+        assert reason in found
+        assert key not in found
+
+    def test_without_a_key_is_refused(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing(**_: Any) -> Json:
+            raise SecretUnavailable("Secrets Manager refused the secret (ResourceNotFoundException)")
+
+        monkeypatch.setattr(Secret, "_read", lambda _: missing())
+        assert "the Stripe key cannot be read: Secrets Manager refused" in world.setup()
+
+    @pytest.mark.parametrize("right", sorted(RIGHTS - {"credit_note_read"}))
+    def test_lacking_a_right_is_refused(self, world: World, right: str) -> None:
+        world.stripe.faults.withdraw(right)
+        assert "the Stripe key lacks " in world.setup()
+
+    def test_that_registers_no_endpoint_needs_no_right_to(self, world: World) -> None:
+        world.stripe.faults.withdraw("webhook_write")
+        world.stripe.faults.grant("webhook_read")
+        assert "Webhook Endpoints: Write" in world.setup()
+        assert world.setup(MANAGES=False) == ""
+
+    @pytest.mark.parametrize(
+        "right", ["balance_read", "coupon_write", "file_read", "payout_write", "setup_intent_read", "transfer_read"]
+    )
+    def test_with_a_right_to_spare_is_refused(self, world: World, right: str) -> None:
+        world.stripe.faults.grant(right)
+        assert "has rights that the gateway never needs (" in world.setup()
+
+    def test_asks_stripe_for_no_change(self, world: World) -> None:
+        before = copy.deepcopy(world.stripe.objects)
+        world.setup()
+        assert world.stripe.objects == before
+
+    def test_that_sells_no_dapps_is_refused(self, world: World) -> None:
+        world.stripe.stored("price", world.price)["metadata"] = {}
+        assert "no active price is mapped to dapps" in world.setup()
+        assert world.setup(prices={world.price: "2"}) == ""
+
+    def test_that_sells_none_is_refused(self, world: World) -> None:
+        world.stripe.stored("price", world.price)["metadata"] = {"dapps": "0"}
+        assert "no active price is mapped to dapps" in world.setup()
+
+    def test_may_say_it_of_the_product(self, world: World) -> None:
+        price = world.stripe.stored("price", world.price)
+        price["metadata"] = {}
+        world.stripe.stored("product", price["product"])["metadata"] = {"dapps": "3"}
+        assert world.setup() == ""
+
+    def test_with_a_mapping_that_cannot_be_read_is_refused(self, world: World) -> None:
+        product = world.stripe.create_product("More")["id"]
+        wrong = world.stripe.create_price(product, 5, metadata={"dapps": "three"})["id"]
+        assert f"{wrong} is mapped to 'three' dapps, which is no whole number" in world.setup()
+
+    def test_is_looked_for_on_every_page_of_prices(self, world: World) -> None:
+        product = world.stripe.create_product("Other")["id"]
+        for _ in range(101):
+            world.stripe.create_price(product, 5)
+        assert world.setup() == ""
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"UsernameAttributes": []}, "does not sign in by e-mail"),
+            ({"UsernameAttributes": ["email", "phone_number"]}, "does not sign in by e-mail alone"),
+            ({"UsernameConfiguration": {"CaseSensitive": True}}, "is case-sensitive"),
+            ({"UsernameConfiguration": {}}, "is case-sensitive"),
+            ({"SchemaAttributes": POOL["SchemaAttributes"][1:]}, "has no attribute custom:num_dapps"),
+            ({"SchemaAttributes": POOL["SchemaAttributes"][:4]}, "has no attribute custom:disabled_by"),
+        ],
+    )
+    def test_with_such_a_pool_is_refused(self, world: World, change: Json, reason: str) -> None:
+        world.cognito.pool |= change
+        assert reason in world.setup()
+
+    @pytest.mark.parametrize(
+        ("attribute", "change", "reason"),
+        [
+            (0, {"AttributeDataType": "String"}, "custom:num_dapps is no mutable Number"),
+            (1, {"Mutable": False}, "custom:payment_status is no mutable String"),
+            (
+                0,
+                {"NumberAttributeConstraints": {"MinValue": "0", "MaxValue": "10"}},
+                "does not reach from 0 to MaxDapps",
+            ),
+            (0, {"NumberAttributeConstraints": {"MinValue": "1"}}, "does not reach from 0 to MaxDapps"),
+        ],
+    )
+    def test_with_such_an_attribute_is_refused(self, world: World, attribute: int, change: Json, reason: str) -> None:
+        world.cognito.pool["SchemaAttributes"][attribute] |= change
+        assert reason in world.setup()
+
+    def test_with_a_pool_without_bounds_is_accepted(self, world: World) -> None:
+        del world.cognito.pool["SchemaAttributes"][0]["NumberAttributeConstraints"]
+        assert world.setup() == ""
+
+    @pytest.mark.parametrize(
+        ("client", "writable"),
+        [
+            ({"WriteAttributes": ["name", "custom:num_dapps"]}, "custom:num_dapps"),
+            ({"WriteAttributes": ["email", "custom:disabled_by"]}, "custom:disabled_by, email"),
+            ({}, "email"),  # every standard attribute
+        ],
+    )
+    def test_with_a_client_that_writes_the_attributes_is_refused(
+        self, world: World, client: Json, writable: str
+    ) -> None:
+        world.cognito.clients |= {"one": {"WriteAttributes": []}, "third": client}
+        assert f"the app client third may write {writable}: take that away" in world.setup()
+
+    def test_names_clients_of_the_pool_only(self, world: World) -> None:
+        assert "the app client other is not of this user pool" in world.setup(CLIENTS=["UserPoolClient", "other"])
+
+    def test_without_a_pool_of_yours_looks_at_none(self, world: World) -> None:
+        world.cognito.error = CognitoRejected("not asked")
+        assert world.setup(pool=None) == ""
+
+    def test_says_everything_at_once(self, world: World) -> None:
+        world.stripe.stored("price", world.price)["metadata"] = {}
+        world.cognito.pool["UsernameConfiguration"] = {}
+        assert world.setup().count("; ") == 1
+
+    def test_keeps_the_mode_that_it_had(self, world: World) -> None:
+        answer = world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "live"})
+        assert answer["Status"] == "FAILED"
+        assert (
+            "StripeMode was live, and a ledger is of one mode: deploy a second stack for test mode" in answer["Reason"]
+        )
+        assert world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "test"})["Status"] == "SUCCESS"
+
+
+class TestAnEndpoint:
+    def test_gets_what_the_gateway_handles_and_its_secret_is_kept(self, world: World) -> None:
+        made = world.register()
+        endpoint = world.endpoint(made)
+        assert (endpoint["url"], endpoint["status"], endpoint["api_version"]) == (URL, "enabled", ENDPOINT_VERSION)
+        assert set(endpoint["enabled_events"]) == ENDPOINT_TYPES < HANDLED_TYPES
+        assert endpoint["metadata"] == {"stack": STACK}
+        (secret,) = signature.secrets_in(world.signing.text)
+        assert world.signing.text == f"{made} {secret}"
+
+    def test_is_made_once_however_often_lambda_asks(self, world: World) -> None:
+        request = str(uuid.uuid4())
+        made = {world.register(request=request) for _ in range(3)}
+        assert len(made) == len(world.stripe.objects["webhook_endpoint"]) == 1
+        assert len(signature.secrets_in(world.signing.text)) == 1
+
+    def test_whose_secret_cannot_be_kept_is_named_so_that_it_is_disabled(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object) -> None:
+            raise SecretUnavailable("Secrets Manager does not store the secret (AccessDeniedException)")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Secret, "put", refused)
+            answer = world.ask("RegisterWebhook", "Create")
+        assert (answer["Status"], answer["PhysicalResourceId"][:3]) == ("FAILED", "we_")
+        assert len(world.stripe.objects["webhook_endpoint"]) == 1
+        world.register("Delete", answer["PhysicalResourceId"])
+        assert world.endpoint(answer["PhysicalResourceId"])["status"] == "disabled"
+
+    def test_stands_beside_those_registered_by_hand(self, world: World) -> None:
+        world.signing.text = "whsec_byhand\nwhsec_two whsec_three"
+        made = world.register()
+        lines = world.signing.text.splitlines()
+        assert (lines[:2], lines[2].split()[0]) == (["whsec_byhand", "whsec_two whsec_three"], made)
+        world.register("Delete", made)
+        assert world.signing.text == "whsec_byhand\nwhsec_two whsec_three"
+
+    def test_that_is_as_it_must_be_stays(self, world: World) -> None:
+        made, stored = world.register(), world.signing.text
+        assert world.register("Update", made) == made
+        assert world.signing.text == stored
+
+    def test_gets_other_events_when_the_code_handles_others(self, world: World) -> None:
+        made = world.register()
+        assert world.register("Update", made, ENDPOINT_TYPES=frozenset(("invoice.paid",))) == made
+        assert world.endpoint(made)["enabled_events"] == ["invoice.paid"]
+
+    def test_that_somebody_disabled_is_enabled_again(self, world: World) -> None:
+        made = world.register()
+        world.stripe.stored("webhook_endpoint", made)["status"] = "disabled"
+        assert world.register("Update", made) == made
+        assert world.endpoint(made)["status"] == "enabled"
+
+    def test_of_another_api_version_is_a_second_one_until_the_first_is_deleted(self, world: World) -> None:
+        first = world.register()
+        second = world.register("Update", first, ENDPOINT_VERSION="2026-09-30.endive")
+        assert second != first
+        assert [world.endpoint(each)["status"] for each in (first, second)] == ["enabled", "enabled"]
+        assert len(signature.secrets_in(world.signing.text)) == 2
+        world.register("Delete", first)
+        assert [world.endpoint(each)["status"] for each in (first, second)] == ["disabled", "enabled"]
+        assert world.signing.text.split()[0] == second
+
+    @pytest.mark.parametrize("lost", ["endpoint", "secret"])
+    def test_that_is_lost_is_made_again(self, world: World, lost: str) -> None:
+        first = world.register()
+        if lost == "endpoint":
+            world.stripe.delete_webhook_endpoint(first)
+        else:
+            world.signing.text = PLACEHOLDER
+        second = world.register("Update", first)
+        assert second != first
+        assert signature.has_secret(world.signing.text, second)
+        world.register("Delete", first)
+
+    def test_goes_with_its_stack(self, world: World) -> None:
+        made = world.register()
+        world.register("Delete", made)
+        world.register("Delete", made)
+        assert world.endpoint(made)["status"] == "disabled"
+        assert signature.secrets_in(world.signing.text) == []
+
+    def test_that_was_never_made_needs_nothing_to_go(self, world: World) -> None:
+        world.signing.text = "whsec_1"
+        world.register("Delete", "no-Resource")
+        assert world.signing.text == "whsec_1"
+
+    def test_goes_without_stripe_when_the_key_went_first(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        made = world.register()
+        world.stripe.faults.accept_keys(set())
+        world.register("Delete", made)
+        assert f"disable {made} in Stripe by hand" in caplog.text
+        assert signature.secrets_in(world.signing.text) == []
+
+    def test_is_not_forgotten_while_stripe_is_away(self, world: World) -> None:
+        made = world.register()
+        world.stripe.faults.outage()
+        answer = world.ask("RegisterWebhook", "Delete", made)
+        assert (answer["Status"], answer["PhysicalResourceId"]) == ("FAILED", made)
+        assert len(signature.secrets_in(world.signing.text)) == 1
+
+    def test_of_an_earlier_stack_of_this_name_makes_room_once_it_is_disabled(self, world: World) -> None:
+        """Stripe allows sixteen."""
+        for number in range(20):
+            made = world.register(stack=f"{STACK[:-4]}{number:04}")
+            world.register("Delete", made)
+        assert list(world.stripe.objects["webhook_endpoint"]) == [made]
+
+    def test_of_somebody_else_is_never_touched(self, world: World) -> None:
+        others = [
+            world.stripe.create_webhook_endpoint(URL, ["*"], metadata=metadata)["id"]
+            for metadata in ({}, {"stack": "arn:aws:cloudformation:us-east-1:123456789012:stack/other/0001"})
+        ]
+        for each in others:
+            world.stripe.update_webhook_endpoint(each, status="disabled")
+        world.register()
+        assert set(others) < world.stripe.objects["webhook_endpoint"].keys()
+
+
+class TestTheDoctor:
+    def test_finds_nothing_where_all_is_well(self, world: World) -> None:
+        world.register()
+        assert world.examine() == {"healthy": True, "wrong": [], "advice": []}
+
+    @pytest.mark.parametrize(("count", "sick"), [(0, False), (2, True)])
+    def test_counts_what_is_wrong(
+        self, world: World, capsys: pytest.CaptureFixture[str], count: int, sick: bool
+    ) -> None:
+        world.register()
+        capsys.readouterr()
+        if sick:
+            world.cognito.pool |= {"UsernameConfiguration": {}, "UsernameAttributes": []}
+        world.examine()
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [line["SetupWrong"] for line in lines if "SetupWrong" in line] == [[float(count)]]
+
+    def test_advises_a_mail_service(self, world: World) -> None:
+        world.register()
+        world.cognito.pool["EmailConfiguration"] = {"EmailSendingAccount": "COGNITO_DEFAULT"}
+        found = world.examine()
+        assert (found["healthy"], len(found["advice"])) == (True, 1)
+
+    @pytest.mark.parametrize(
+        ("by", "wrong"),
+        [
+            (lambda world: setattr(world.vault, "text", "sk_test_all"), "is a secret key"),
+            (lambda world: world.stripe.faults.withdraw("event_read"), "lacks Events: Read"),
+            (lambda world: world.stripe.stored("price", world.price).update(metadata={}), "no active price"),
+            (lambda world: world.ledger.subscribers.append("cus_elsewhere"), "none of the ledger's customers"),
+            (lambda world: setattr(world.signing, "text", PLACEHOLDER), "no signing secret"),
+            (lambda world: _endpoint(world).update(status="disabled"), "no enabled webhook endpoint"),
+            (lambda world: _endpoint(world).update(url="https://other.example.com"), "no enabled webhook endpoint"),
+            (lambda world: _endpoint(world)["enabled_events"].remove("invoice.paid"), "does not send invoice.paid"),
+            (lambda world: _endpoint(world).update(api_version="2020-08-27"), "sends API version 2020-08-27"),
+            (lambda world: world.cognito.clients.update(bad={}), "the app client bad may write email"),
+        ],
+    )
+    def test_finds(self, world: World, by: Callable[[World], object], wrong: str) -> None:
+        world.register()
+        by(world)
+        (found,) = world.examine()["wrong"]
+        assert wrong in found
+
+    def test_knows_the_ledgers_customers(self, world: World) -> None:
+        world.register()
+        world.ledger.subscribers = ["cus_gone", world.stripe.create_customer("a@example.com", "A")["id"]]
+        assert world.examine()["healthy"]
+
+    def test_takes_an_endpoint_that_gets_everything(self, world: World) -> None:
+        world.register()
+        _endpoint(world)["enabled_events"] = ["*"]
+        assert world.examine()["healthy"]
+
+    @pytest.mark.parametrize("error", [LedgerUnavailable("passing"), StripeUnavailable("passing")])
+    def test_does_not_take_a_failure_for_health(self, world: World, error: Exception) -> None:
+        world.register()
+        world.ledger.error = error
+        with pytest.raises(type(error)):
+            world.examine()
+
+
+def _endpoint(world: World) -> Json:
+    (found,) = world.stripe.objects["webhook_endpoint"].values()
+    return found
