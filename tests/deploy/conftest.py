@@ -3,6 +3,7 @@ own. It obeys the roles' policies (AUTH), so what a function may not do fails he
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,8 +31,8 @@ Json = dict[str, Any]
 
 REPOSITORY = Path(__file__).parents[2]
 REGION = "us-east-1"
-STACK = "stripe-cognito-gateway"
-"""The stack's name in samconfig.toml."""
+API_KEY, SECRET_KEY = "rk_test_deployed", "sk_test_deployed"
+PRICE = "price_of_dapps"
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": REGION}
 """MiniStack's root user, as whom the stacks are deployed."""
@@ -94,6 +96,10 @@ class Cloud:
         os.killpg(self._process.pid, signal.SIGTERM)  # the functions' processes too
         self._process.wait()
 
+    def store_key(self, stack: str, key: str) -> None:
+        """Store the Stripe key of a stack, as whoever deploys one does first."""
+        self.client("secretsmanager").create_secret(Name=f"{stack}/stripe-api-key", SecretString=key)
+
     def client(self, service: str) -> Any:
         """An AWS client of the root user."""
         return boto3.client(
@@ -138,16 +144,23 @@ class Project:
             check=False,
         )
 
+    def change(self, file: str, text: str, by: str) -> None:
+        """Replace what a source says at one place."""
+        source = self.folder / file
+        before = source.read_text(encoding="utf-8")
+        assert before.count(text) == 1
+        source.write_text(before.replace(text, by), encoding="utf-8")
+
     def build(self) -> None:
         """`sam build` once more, after a change."""
         done = self.sam("build", "--parameter-overrides", f"Architecture={ARCHITECTURE}")
         assert done.returncode == 0, done.stdout
 
-    def deploy(self, stack: str = STACK, **parameters: str) -> subprocess.CompletedProcess[str]:
-        """`sam deploy`, as samconfig.toml says; `stack` is another stack's name."""
+    def deploy(self, *options: str, **parameters: str) -> subprocess.CompletedProcess[str]:
+        """`sam deploy`, as samconfig.toml says."""
         values = {"Architecture": ARCHITECTURE, **parameters}
-        named = [] if stack == STACK else ["--stack-name", stack]
-        return self.sam("deploy", *named, "--parameter-overrides", *(f"{name}={text}" for name, text in values.items()))
+        overrides = (f"{name}={text}" for name, text in values.items())
+        return self.sam("deploy", *options, "--parameter-overrides", *overrides)
 
 
 class Stack:
@@ -179,9 +192,29 @@ class Stack:
         pages = self._cloudformation.get_paginator("describe_stack_events").paginate(StackName=self.name)
         return [each for page in pages for each in page["StackEvents"]][::-1]
 
-    def put_secret(self, logical_id: str, text: str) -> None:
-        secret = self.resources[logical_id]["PhysicalResourceId"]
-        self._cloud.client("secretsmanager").put_secret_value(SecretId=secret, SecretString=text)
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Logical id -> why it failed."""
+        return {
+            each["LogicalResourceId"]: each["ResourceStatusReason"]
+            for each in self.events()
+            if each["ResourceStatus"].endswith("_FAILED")
+        }
+
+    @property
+    def signing_secrets(self) -> dict[str, str]:
+        """Webhook endpoint -> the signing secret that the stack has for it."""
+        secret = self.resources["StripeWebhookSecret"]["PhysicalResourceId"]
+        text = self._cloud.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"]
+        return dict(line.split() for line in text.splitlines())
+
+    def invoke(self, function: str) -> Json:
+        """`aws lambda invoke`"""
+        name = self.resources[function]["PhysicalResourceId"]
+        answer = self._cloud.client("lambda").invoke(FunctionName=name)
+        assert "FunctionError" not in answer, answer["Payload"].read()
+        found: Json = json.loads(answer["Payload"].read())
+        return found
 
     def post(self, path: str, body: bytes, **headers: str) -> requests.Response:
         """A request to the deployed API."""
@@ -231,15 +264,30 @@ def project(tmp_path_factory: pytest.TempPathFactory, cloud: Cloud) -> Project:
     return Project(folder, cloud)
 
 
-@pytest.fixture(scope="session")
-def account() -> StripeAccount:
-    opened = StripeAccount()
-    opened.auto_deliver = False
-    return opened
-
-
-@pytest.fixture(scope="session")
-def stripe_api(account: StripeAccount) -> Iterator[str]:
-    """Where the stand-in of Stripe answers."""
+@contextmanager
+def stripe_account(*, dapps: str | None) -> Iterator[tuple[StripeAccount, str]]:
+    """A stand-in for Stripe with one price, which is mapped to this many dapps, and its API's address."""
+    account = StripeAccount(keys={API_KEY, SECRET_KEY})
+    account.auto_deliver = False
+    product = account.create_product("API")
+    metadata = {} if dapps is None else {"dapps": dapps}
+    account.create_price(product["id"], 500, recurring={"interval": "month"}, metadata=metadata, price_id=PRICE)
     with StripeServer(account) as server:
-        yield server.url
+        yield account, server.url
+
+
+@pytest.fixture(scope="session")
+def stripe() -> Iterator[tuple[StripeAccount, str]]:
+    """An account that sells dapps."""
+    with stripe_account(dapps="1") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def account(stripe: tuple[StripeAccount, str]) -> StripeAccount:
+    return stripe[0]
+
+
+@pytest.fixture(scope="session")
+def stripe_api(stripe: tuple[StripeAccount, str]) -> str:
+    return stripe[1]

@@ -1,6 +1,7 @@
 """The stack as `sam deploy` makes, changes and deletes it."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,11 +9,10 @@ import pytest
 import requests
 from stripe import WebhookSignature
 
-from tests.deploy.conftest import Cloud, Json, Project, Stack, until
+from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION
+from tests.deploy.conftest import API_KEY, PRICE, SECRET_KEY, Cloud, Json, Project, Stack, stripe_account, until
 from tests.local.stripe_account import StripeAccount
 
-API_KEY = "rk_test_deployed"
-SIGNING_SECRET = "whsec_deployed"
 DAPPS = 3
 
 OUTLIVE = {"OrdersTable", "HashKeySecret", "UserPool", "UserPoolClient"}
@@ -21,35 +21,33 @@ OUTLIVE = {"OrdersTable", "HashKeySecret", "UserPool", "UserPoolClient"}
 
 @pytest.fixture(scope="module")
 def deployed(cloud: Cloud, project: Project, stripe_api: str) -> Stack:
-    """The stack of samconfig.toml, with its secrets in place. A test may add customers to it, no more."""
+    """The stack of samconfig.toml. A test may add customers to it, no more."""
+    cloud.store_key("stripe-cognito-gateway", API_KEY)
     done = project.deploy(StripeApiBase=stripe_api)
     assert done.returncode == 0, done.stdout
-    stack = Stack("stripe-cognito-gateway", cloud)
-    configure(stack)
-    return stack
-
-
-def configure(stack: Stack) -> None:
-    stack.put_secret("StripeApiKeySecret", API_KEY)
-    stack.put_secret("StripeWebhookSecret", SIGNING_SECRET)
+    return Stack("stripe-cognito-gateway", cloud)
 
 
 def purchase(account: StripeAccount, email: str) -> Json:
     """The event that Stripe sends when this buyer has paid in Checkout."""
-    product = account.create_product("API")
-    recurring = {"interval": "month"}
-    price = account.create_price(product["id"], 500, recurring=recurring, metadata={"dapps": "1"})
-    account.checkout(email, price["id"], quantity=DAPPS)
+    account.checkout(email, PRICE, quantity=DAPPS)
     bought = [each for each in account.events if each["type"] == "checkout.session.completed"]
     found: Json = bought[-1]
     return found
 
 
-def tell(stack: Stack, event: Json, secret: str = SIGNING_SECRET) -> requests.Response:
-    """Deliver an event as Stripe does, signed."""
+def tell(stack: Stack, event: Json, secret: str | None = None) -> requests.Response:
+    """Deliver an event as Stripe does, signed with the secret of the stack's endpoint or another."""
     body = json.dumps(event)
-    header = WebhookSignature.generate_signature_header(body, secret)
+    (ours,) = stack.signing_secrets.values()
+    header = WebhookSignature.generate_signature_header(body, secret or ours)
     return stack.post("/create", body.encode(), **{"Stripe-Signature": header})
+
+
+def endpoint_of(stack: Stack, account: StripeAccount) -> Json:
+    """The webhook endpoint of a stack, as it is at Stripe."""
+    found: Json = account.get("webhook_endpoint", stack.resources["WebhookEndpoint"]["PhysicalResourceId"])
+    return found
 
 
 def orders(stack: Stack) -> dict[str, str]:
@@ -60,6 +58,20 @@ def orders(stack: Stack) -> dict[str, str]:
 def test_the_stack_is_made(deployed: Stack) -> None:
     assert deployed.status == "CREATE_COMPLETE"
     assert {each["ResourceStatus"] for each in deployed.resources.values()} == {"CREATE_COMPLETE"}
+
+
+def test_the_webhook_endpoint_is_registered(deployed: Stack, account: StripeAccount) -> None:
+    endpoint = endpoint_of(deployed, account)
+    assert endpoint["url"] == deployed.outputs["WebhookUrl"]
+    assert endpoint["status"] == "enabled"
+    assert set(endpoint["enabled_events"]) == ENDPOINT_TYPES
+    assert endpoint["api_version"] == ENDPOINT_VERSION
+    assert list(deployed.signing_secrets) == [endpoint["id"]]
+
+
+def test_the_doctor_finds_nothing(deployed: Stack) -> None:
+    found = deployed.invoke("DoctorFunction")
+    assert (found["healthy"], found["wrong"]) == (True, [])
 
 
 def test_a_purchase_makes_a_user_with_the_limit_that_was_paid_for(deployed: Stack, account: StripeAccount) -> None:
@@ -111,48 +123,148 @@ def test_the_same_sources_change_nothing(deployed: Stack, project: Project, stri
     assert deployed.events() == before
 
 
-def test_an_update_changes_what_changed_and_keeps_the_rest(
+def test_updates_change_what_changed_and_keep_the_rest(
     cloud: Cloud, project: Project, stripe_api: str, account: StripeAccount, tmp_path: Path
 ) -> None:
     changing = project.copy(tmp_path / "changing")
-    first = changing.deploy("updated", StripeApiBase=stripe_api, GracePeriodHours="72")
-    assert first.returncode == 0, first.stdout
+    cloud.store_key("updated", API_KEY)
+    done = changing.deploy("--stack-name", "updated", StripeApiBase=stripe_api, GracePeriodHours="72")
+    assert done.returncode == 0, done.stdout
     stack = Stack("updated", cloud)
-    configure(stack)
-    before = {name: each["PhysicalResourceId"] for name, each in stack.resources.items()}
+    before = physical_ids(stack)
+    first = endpoint_of(stack, account)
 
-    source = changing.folder / "functions" / "webhook.py"
-    text = source.read_text(encoding="utf-8")
-    assert text.count('"accepted"') == 1
-    source.write_text(text.replace('"accepted"', '"taken"'), encoding="utf-8")
+    changing.change("functions/webhook.py", '"accepted"', '"taken"')
+    changing.change("functions/gateway/events.py", "_LEGACY))\n", '_LEGACY)) - {"refund.failed"}\n')
     changing.build()
-    second = changing.deploy("updated", StripeApiBase=stripe_api, GracePeriodHours="48")
-    assert second.returncode == 0, second.stdout
+    done = changing.deploy("--stack-name", "updated", StripeApiBase=stripe_api, GracePeriodHours="48")
+    assert done.returncode == 0, done.stdout
 
     assert stack.status == "UPDATE_COMPLETE"
-    assert {name: each["PhysicalResourceId"] for name, each in stack.resources.items()} == before
+    assert physical_ids(stack) == before
     function = before["ReadBillingFunction"]
     variables = cloud.client("lambda").get_function_configuration(FunctionName=function)["Environment"]["Variables"]
     assert variables["GRACE_PERIOD_HOURS"] == "48"
+    changed = endpoint_of(stack, account)
+    assert set(changed["enabled_events"]) == ENDPOINT_TYPES - {"refund.failed"}
+    assert changed | {"enabled_events": None} == first | {"enabled_events": None}
+
+    changing.change("functions/gateway/events.py", f'"{ENDPOINT_VERSION}"', f'"{ANOTHER_VERSION}"')
+    changing.build()
+    done = changing.deploy("--stack-name", "updated", StripeApiBase=stripe_api, GracePeriodHours="48")
+    assert done.returncode == 0, done.stdout
+
+    second = endpoint_of(stack, account)
+    assert second["id"] != first["id"]
+    assert (second["api_version"], second["status"], second["url"]) == (ANOTHER_VERSION, "enabled", first["url"])
+    assert account.get("webhook_endpoint", first["id"])["status"] == "disabled"
+    assert list(stack.signing_secrets) == [second["id"]]
+    assert physical_ids(stack) == before | {"WebhookEndpoint": second["id"]}
     assert tell(stack, purchase(account, "buyer@example.com")).json() == {"message": "taken"}
     until(lambda: stack.user("buyer@example.com"))
 
 
+ANOTHER_VERSION = "2026-09-30.endive"
+
+
+def physical_ids(stack: Stack) -> dict[str, str]:
+    """Logical id -> physical id, without the versions of functions, of which every change of code makes one."""
+    return {
+        name: each["PhysicalResourceId"]
+        for name, each in stack.resources.items()
+        if each["ResourceType"] != "AWS::Lambda::Version"
+    }
+
+
 def test_a_deletion_leaves_the_ledger_and_the_users_and_nothing_else(
-    cloud: Cloud, project: Project, stripe_api: str
+    cloud: Cloud, project: Project, stripe_api: str, account: StripeAccount
 ) -> None:
+    cloud.store_key("deleted", API_KEY)
     standing = everything(cloud)
-    done = project.deploy("deleted", StripeApiBase=stripe_api)
+    done = project.deploy("--stack-name", "deleted", StripeApiBase=stripe_api)
     assert done.returncode == 0, done.stdout
     stack = Stack("deleted", cloud)
-    made = {name: each["PhysicalResourceId"] for name, each in stack.resources.items()}
-    identity = next(each["StackId"] for each in stack.events())
+    made = physical_ids(stack)
+    identity = stack.events()[0]["StackId"]
 
     done = project.sam("delete", "--stack-name", "deleted", "--no-prompts")
     assert done.returncode == 0, done.stdout
 
     assert Stack(identity, cloud).status == "DELETE_COMPLETE"
     assert everything(cloud) - standing == {made[name] for name in OUTLIVE}
+    assert account.get("webhook_endpoint", made["WebhookEndpoint"])["status"] == "disabled"
+
+
+# ------------------------------------------------------------------ what cannot work is not deployed
+
+
+def refused(cloud: Cloud, project: Project, stripe_api: str, *, key: str | None, **parameters: str) -> str:
+    """Deploy what cannot work; the reason that an operator reads. Nothing is left of it."""
+    name = "refused"
+    if key is not None:
+        cloud.store_key(name, key)
+    standing = everything(cloud)
+    done = project.deploy("--stack-name", name, "--on-failure", "ROLLBACK", StripeApiBase=stripe_api, **parameters)
+    stack = Stack(name, cloud)
+    reasons, status = stack.reasons, stack.status
+    left = everything(cloud) - standing
+    cloud.client("cloudformation").delete_stack(StackName=name)
+    if key is not None:
+        cloud.client("secretsmanager").delete_secret(SecretId=f"{name}/stripe-api-key", ForceDeleteWithoutRecovery=True)
+    assert (done.returncode, status, left) == (1, "ROLLBACK_COMPLETE", set()), done.stdout
+    assert list(reasons) == ["Setup"]
+    assert reasons["Setup"][:40] in re.sub(r"\s+", " ", done.stdout), done.stdout
+    return reasons["Setup"]
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (None, "the Stripe key cannot be read"),
+        ("rk_test_of_nobody", "Stripe takes no such key"),
+        ("rk_live_of_nobody", "the Stripe key is of live mode, and StripeMode is test"),
+        (SECRET_KEY, "the Stripe key is a secret key, which may do everything"),
+    ],
+)
+def test_a_key_that_will_not_do_ends_the_deployment(
+    cloud: Cloud, project: Project, stripe_api: str, key: str | None, reason: str
+) -> None:
+    assert reason in refused(cloud, project, stripe_api, key=key)
+
+
+def test_an_account_that_sells_no_dapps_ends_the_deployment(cloud: Cloud, project: Project) -> None:
+    with stripe_account(dapps=None) as (account, address):
+        assert "no active price is mapped to dapps" in refused(cloud, project, address, key=API_KEY)
+        assert not account.all("webhook_endpoint")
+
+
+def test_a_pool_that_will_not_do_ends_the_deployment(cloud: Cloud, project: Project, stripe_api: str) -> None:
+    cognito = cloud.client("cognito-idp")
+    number = {"Name": "num_dapps", "AttributeDataType": "Number", "Mutable": True}
+    texts = ("payment_status", "payment_provider", "stripe_customer_id", "disabled_by")
+    pool = cognito.create_user_pool(
+        PoolName="theirs",
+        UsernameAttributes=["email"],
+        UsernameConfiguration={"CaseSensitive": True},
+        Schema=[number, *({"Name": name, "AttributeDataType": "String", "Mutable": True} for name in texts)],
+    )["UserPool"]["Id"]
+    app = cognito.create_user_pool_client(
+        UserPoolId=pool, ClientName="theirs", WriteAttributes=["name", "custom:num_dapps"]
+    )["UserPoolClient"]["ClientId"]
+    reason = refused(cloud, project, stripe_api, key=API_KEY, UserPoolId=pool, UserPoolClientId=app)
+    assert "the user pool is case-sensitive" in reason
+    assert f"the app client {app} may write custom:num_dapps" in reason
+
+
+def test_a_deployment_that_failed_is_repeated_when_its_reason_is_gone(
+    cloud: Cloud, project: Project, stripe_api: str
+) -> None:
+    done = project.deploy("--stack-name", "repeated", StripeApiBase=stripe_api)
+    assert done.returncode == 1, done.stdout
+    cloud.store_key("repeated", API_KEY)
+    done = project.deploy("--stack-name", "repeated", StripeApiBase=stripe_api)
+    assert done.returncode == 0, done.stdout
+    assert Stack("repeated", cloud).status == "CREATE_COMPLETE"
 
 
 def everything(cloud: Cloud) -> set[str]:
