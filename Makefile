@@ -45,12 +45,12 @@ MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py test
 	tests/unit/test_differences.py
 
 # What the other tests stand on: the local stack, and the stand-in of Stripe.
-STACK := tests/e2e/test_local_stack.py tests/e2e/test_map_runs.py tests/e2e/test_population.py \
-	tests/unit/test_stripe_standin.py
+STACK := tests/e2e/test_local_stack.py tests/e2e/test_custom_resources.py tests/e2e/test_map_runs.py \
+	tests/e2e/test_population.py tests/unit/test_stripe_standin.py
 
 # End to end on the sources: the demo. The rest runs on what sam build made.
 LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py tests/e2e/test_permissions.py \
-	tests/e2e/test_personal_data.py
+	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py
 E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow, template and the demo, with branch coverage of functions/

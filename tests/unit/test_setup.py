@@ -462,6 +462,7 @@ class TestAnEndpoint:
         second = world.register("Update", first, ENDPOINT_VERSION="2026-09-30.endive")
         assert second != first
         assert [world.endpoint(each)["status"] for each in (first, second)] == ["enabled", "enabled"]
+        assert world.endpoint(second)["api_version"] == "2026-09-30.endive"
         assert len(signature.secrets_in(world.signing.text)) == 2
         world.register("Delete", first)
         assert [world.endpoint(each)["status"] for each in (first, second)] == ["disabled", "enabled"]

@@ -1096,6 +1096,204 @@ def test_a_purchases_events_are_sent_concurrently_while_the_consumer_reads_back(
     assert len(client.v1.subscriptions.list({"limit": 100}).data) == 8
 
 
+def test_an_endpoint_is_pinned_at_its_version_and_told_its_secret_once(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver
+) -> None:
+    v1 = client.v1.webhook_endpoints
+    wanted: Any = {"url": receiver.url, "enabled_events": ["customer.created"], "description": "ours"}
+    wanted |= {"metadata": {"stack": "s", "other": "o"}, "api_version": "2026-09-30.endive"}
+    options: stripe.RequestOptions = {"idempotency_key": "create-once"}
+    made = v1.create(wanted, options)
+    again = v1.create(wanted, options)
+    assert (again.id, again.secret) == (made.id, made.secret)
+    assert len(v1.list().data) == 1
+    changed = v1.update(made.id, {"metadata": {"other": "", "more": "m"}, "enabled_events": ["customer.updated"]})
+    assert (changed.api_version, changed.description) == ("2026-09-30.endive", "ours")
+    assert changed.metadata.to_dict() == {"stack": "s", "more": "m"}
+    assert "secret" not in changed
+    with pytest.raises(stripe.InvalidRequestError, match="api_version") as refused:
+        v1.update(made.id, {"api_version": API_VERSION})  # type: ignore[typeddict-unknown-key]
+    assert refused.value.code == "parameter_unknown"
+    customer = account.create_customer("ann@example.com")["id"]
+    account.update_customer(customer, name="Ann")
+    assert account.wait_delivered()
+    [event] = receiver.events()
+    assert (event["type"], event["api_version"]) == ("customer.updated", "2026-09-30.endive")
+    assert v1.create({"url": receiver.url, "enabled_events": ["*"]}).api_version == API_VERSION
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"enabled_events": ["customer.created", "order.updated"]}, "enabled_events[1]"),
+        ({"enabled_events": ["customer.*"]}, "enabled_events[0]"),
+        ({"api_version": "2026-01-01.none"}, "api_version"),
+        ({"url": "shop.example.com/create"}, "url"),
+        ({"url": None}, "url"),
+    ],
+)
+def test_an_endpoint_that_cannot_be_is_refused(
+    account: StripeAccount, client: stripe.StripeClient, change: Json, param: str
+) -> None:
+    wanted: Any = {"url": "https://shop.example.com", "enabled_events": ["*"]} | change
+    with pytest.raises(stripe.InvalidRequestError) as refused:
+        client.v1.webhook_endpoints.create({name: value for name, value in wanted.items() if value})  # type: ignore
+    assert (refused.value.http_status, refused.value.param) == (400, param)
+    assert account.all("webhook_endpoint") == []
+
+
+def test_events_that_stripe_does_not_have_cannot_be_added_later(client: stripe.StripeClient) -> None:
+    made = client.v1.webhook_endpoints.create({"url": "https://shop.example.com", "enabled_events": ["*"]})
+    with pytest.raises(stripe.InvalidRequestError, match="must be one of account"):
+        client.v1.webhook_endpoints.update(made.id, {"enabled_events": ["order.updated"]})  # type: ignore[list-item]
+
+
+def test_an_account_has_sixteen_endpoints(account: StripeAccount, client: stripe.StripeClient) -> None:
+    v1 = client.v1.webhook_endpoints
+    made = [v1.create({"url": "https://shop.example.com", "enabled_events": ["*"]}) for _ in range(16)]
+    v1.update(made[0].id, {"disabled": True})
+    with pytest.raises(stripe.InvalidRequestError, match="maximum of 16 test webhook endpoints"):
+        v1.create({"url": "https://shop.example.com", "enabled_events": ["*"]})
+    v1.delete(made[0].id)
+    assert v1.create({"url": "https://shop.example.com", "enabled_events": ["*"]}).id
+
+
+def test_two_endpoints_at_one_address_get_every_event_each_with_its_signature(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver
+) -> None:
+    v1 = client.v1.webhook_endpoints
+    keys = [str(v1.create({"url": receiver.url, "enabled_events": ["*"]}).secret) for _ in range(2)]
+    account.create_customer("ann@example.com")
+    assert account.wait_delivered()
+    assert len({event["id"] for event in receiver.events()}) == 1
+
+    def signed_with(call: tuple[bytes, str]) -> list[str]:
+        return [key for key in keys if verifies(*call, key)]
+
+    assert sorted(signed_with(call) for call in receiver.calls) == sorted([key] for key in keys)
+
+
+def verifies(body: bytes, signature: str, secret: str) -> bool:
+    try:
+        stripe.Webhook.construct_event(body, signature, secret)
+    except stripe.SignatureVerificationError:
+        return False
+    return True
+
+
+def test_a_disabled_endpoint_is_sent_nothing_more_not_even_what_is_under_way(
+    account: StripeAccount, client: stripe.StripeClient, receiver: Receiver
+) -> None:
+    account.deliveries.backoff = 0.5
+    made = client.v1.webhook_endpoints.create({"url": receiver.url, "enabled_events": ["*"]})
+    receiver.statuses = [500] * 9
+    account.create_customer("ann@example.com")
+    event = account.events[-1]["id"]
+    assert not account.wait_delivered(0.2)
+    assert client.v1.webhook_endpoints.update(made.id, {"disabled": True}).status == "disabled"
+    sent = len(receiver.calls)
+    account.create_customer("bob@example.com")
+    assert account.wait_delivered(5)
+    assert len(receiver.calls) == sent
+    assert account.resend_undelivered() == 0
+    assert client.v1.webhook_endpoints.update(made.id, {"disabled": False}).status == "enabled"
+    receiver.statuses = []
+    account.create_customer("cat@example.com")
+    assert account.wait_delivered(5)
+    assert len(receiver.calls) == sent + 1
+    assert event not in receiver.events()[-1]["id"]
+
+
+# Restricted keys
+
+
+@pytest.fixture
+def restricted(account: StripeAccount, server: StripeServer) -> stripe.StripeClient:
+    """Somebody with a restricted key."""
+    account.faults.accept_keys({KEY, "rk_test_standin"})
+    return stripe.StripeClient("rk_test_standin", base_addresses={"api": server.url}, max_network_retries=0)
+
+
+def get(server: StripeServer, path: str, key: str = "rk_test_standin") -> tuple[int, Json]:
+    answer = requests.get(f"{server.url}/v1/{path}", auth=(key, ""), timeout=5)
+    return answer.status_code, answer.json()
+
+
+def test_a_restricted_key_may_do_what_the_gateway_needs(
+    account: StripeAccount, server: StripeServer, restricted: stripe.StripeClient, price: str
+) -> None:
+    session = account.checkout("ann@example.com", price)
+    needed = ("charges", "refunds", "customers", "disputes", "events", "payment_intents", "products", "prices")
+    needed += ("invoices", "invoice_payments", "checkout/sessions", "radar/early_fraud_warnings", "credit_notes")
+    needed += ("subscriptions", "subscription_schedules", "webhook_endpoints")
+    for path in (*needed, f"subscription_items?subscription={session['subscription']}"):
+        assert get(server, path)[0] == 200, path
+    restricted.v1.subscriptions.update(session["subscription"], {"metadata": {"a": "b"}})
+    assert restricted.v1.subscriptions.cancel(session["subscription"]).status == "canceled"
+    made = restricted.v1.webhook_endpoints.create({"url": "https://shop.example.com", "enabled_events": ["*"]})
+    restricted.v1.webhook_endpoints.delete(made.id)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["account", "accounts", "balance", "balance_transactions", "coupons", "payouts", "setup_intents", "transfers"],
+)
+def test_a_restricted_key_may_read_nothing_else(
+    server: StripeServer, restricted: stripe.StripeClient, path: str
+) -> None:
+    right = {"account": "connected_account", "balance_transactions": "balance_transaction_source"}.get(
+        path, {"accounts": "connected_account"}.get(path, path.removesuffix("s"))
+    )
+    status, body = get(server, path)
+    assert status == 403
+    assert body["error"]["type"] == "invalid_request_error"
+    assert f"Having the 'rak_{right}_read' permission would" in body["error"]["message"]
+    assert requests.post(f"{server.url}/_standin/grant", json={"right": f"{right}_read"}, timeout=5).status_code == 200
+    status, body = get(server, path)
+    assert (status, body["object"]) == (200, path if path in ("account", "balance") else "list")
+    assert get(server, path, KEY)[0] == 200
+
+
+def test_a_restricted_key_writes_only_with_the_right_to(
+    account: StripeAccount, restricted: stripe.StripeClient, once: str
+) -> None:
+    charge = account.charge_of(account.checkout("ann@example.com", once, mode="payment")["id"])["id"]
+    with pytest.raises(stripe.PermissionError) as refused:
+        restricted.v1.refunds.create({"charge": charge})
+    assert refused.value.http_status == 403
+    assert str(refused.value.user_message).startswith("The provided key 'rk_test_*****' does not have the required")
+    assert "on account 'acct_" in str(refused.value.user_message)
+    assert "'rak_charge_write'" in str(refused.value.user_message)
+    assert account.all("refund") == []
+    account.faults.grant("charge_write")
+    assert restricted.v1.refunds.create({"charge": charge}).status == "succeeded"
+
+
+def test_rights_can_be_taken_away_and_are_back_after_the_fault(
+    account: StripeAccount, client: stripe.StripeClient, restricted: stripe.StripeClient
+) -> None:
+    account.faults.withdraw("charge_read")
+    for listing in (restricted.v1.charges.list, restricted.v1.refunds.list):
+        with pytest.raises(stripe.PermissionError, match="rak_charge_read"):
+            listing()
+    assert client.v1.charges.list().data == []
+    account.faults.withdraw("webhook_write")
+    account.faults.grant("webhook_read")
+    assert restricted.v1.webhook_endpoints.list().data == []
+    with pytest.raises(stripe.PermissionError, match="rak_webhook_write"):
+        restricted.v1.webhook_endpoints.create({"url": "https://shop.example.com", "enabled_events": ["*"]})
+    account.faults.restore()
+    assert restricted.v1.charges.list().data == []
+    with pytest.raises(ValueError, match="no right charges_read"):
+        account.faults.withdraw("charges_read")
+
+
+def test_an_unknown_restricted_key_is_no_key(account: StripeAccount, server: StripeServer) -> None:
+    for key in ("rk_test_other", "rk_live_standin", "sk_live_standin"):
+        status, body = get(server, "payouts", key)
+        assert (status, body["error"]["message"]) == (401, f"Invalid API Key provided: {key[:8]}****")
+
+
 # A person with curl
 
 
