@@ -112,6 +112,11 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
+## make test-deploy      sam build and sam deploy of the real template to an AWS on this machine (minutes)
+.PHONY: test-deploy
+test-deploy: .venv/ready .venv-sam/ready .venv-deploy/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/pytest tests/deploy
+
 ## make security         checkov, licences, and known vulnerabilities of what ships (the last with network, or AUDIT=if-reachable)
 .PHONY: security
 security: .venv/ready .venv-security/ready
@@ -147,6 +152,8 @@ lock:
 		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
 	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
 		--custom-compile-command 'make lock' requirements/security.in -o requirements/security.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/deploy.in -o requirements/deploy.txt
 
 ## make clean            environments and build output
 .PHONY: clean
@@ -196,4 +203,10 @@ build/usual/ready: requirements/bench-usual.txt .venv-bench/ready
 	@test -n "$(PYTHON313)" || { echo "the built artefacts run on python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
 	"$(PYTHON313)" -m venv --clear .venv-runtime
 	.venv-runtime/bin/python $(PIP_INSTALL) -r requirements/runtime.txt
+	touch $@
+
+.venv-deploy/ready: requirements/deploy.txt
+	@test -n "$(PYTHON313)" || { echo "make test-deploy needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-deploy
+	.venv-deploy/bin/python $(PIP_INSTALL) -r requirements/deploy.txt
 	touch $@

@@ -1346,10 +1346,14 @@ def test_every_lease_has_a_writer() -> None:
 # ------------------------------------------------------------------ cfn-lint
 
 
+# SAM writes the authorizer's ARN with the partition of the region that it translates for.
+BY_SAM = {("I3042", "Api")}
+
+
 def linted(template: dict[str, Any]) -> list[str]:
-    """cfn-lint's errors and warnings."""
-    found = lint(json.dumps(template), config=ManualArgs(regions=["us-east-1", "eu-central-1"]))
-    return [str(match) for match in found]
+    """cfn-lint's errors, warnings and remarks, but for what is not ours."""
+    found = lint(json.dumps(template), config=ManualArgs(regions=["us-east-1", "eu-central-1"], include_checks=["I"]))
+    return [str(match) for match in found if (match.rule.id, *match.path[1:2]) not in BY_SAM]
 
 
 def _with_the_definitions(app: Application) -> dict[str, Any]:
@@ -1374,10 +1378,17 @@ def test_cfn_lint_finds_nothing_in_the_definitions() -> None:
     [
         _resource("RunDueFunction", Timeout=1000),
         _resource("RunDueFunction", Role={"Fn::GetAtt": ["NoRole", "Arn"]}),
+        lambda app: app.template["Resources"]["FunctionLogs"].pop("DeletionPolicy"),
         lambda app: app.definitions["fulfillment"]["States"]["LookupUser"].update(Type="Tusk"),
         lambda app: app.definitions["offboarding"]["States"]["AwaitIndexes"].update(Type="Weight"),
     ],
-    ids=["a value out of range", "a reference to nothing", "a state of no type", "another in the other machine"],
+    ids=[
+        "a value out of range",
+        "a reference to nothing",
+        "a remark",
+        "a state of no type",
+        "another in the other machine",
+    ],
 )
 def test_cfn_lint_finds_a_broken_template(by: Break) -> None:
     assert linted(_with_the_definitions(broken(by))) != []
