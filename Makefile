@@ -23,7 +23,7 @@ help:
 demo: .venv-local/ready
 	@.venv-local/bin/python -m tests.local demo
 
-## make serve            the local stack; one JSON line when ready (PORT, STRIPE_API_BASE)
+## make serve            the local stack; one JSON line when ready (BIND_ADDRESS, PORT, STRIPE_API_BASE)
 .PHONY: serve
 serve: .venv-local/ready
 	@exec .venv-local/bin/python -m tests.local serve
@@ -57,7 +57,8 @@ E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tes
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT),--ignore $(each)) \
+	.venv/bin/pytest -n 2 --dist loadfile \
+		$(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT) tests/containers,--ignore $(each)) \
 		--cov --cov-report=
 	.venv/bin/coverage report --fail-under=100 \
 		--include='functions/gateway/access.py,functions/gateway/drift.py,functions/gateway/events.py'
@@ -73,10 +74,16 @@ test-stack: .venv/ready
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)
 
-## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event (minutes)
+## make test-containers  every function in Lambda's container, by the SAM CLI; a purchase (minutes; Docker, or root on Debian)
+.PHONY: test-containers
+test-containers: .venv/ready .venv-sam/ready .venv-runtime/ready .venv-local/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.containers .venv-runtime/lib/python3.13/site-packages
+
+## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event, fuzzing (minutes)
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)
+	FUZZ=3000 .venv/bin/pytest -n 2 tests/unit/test_fuzzing.py
 
 ## make test-exhaustive  more of make test-models: kills at every point for two customers too, ten times the lives
 .PHONY: test-exhaustive
@@ -105,6 +112,23 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
+## make test-deploy      sam build and sam deploy of the real template to an AWS on this machine (minutes)
+.PHONY: test-deploy
+test-deploy: .venv/ready .venv-sam/ready .venv-deploy/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/pytest tests/deploy
+
+## make security         checkov, licences, and known vulnerabilities of what ships (the last with network, or AUDIT=if-reachable)
+.PHONY: security
+security: .venv/ready .venv-security/ready
+	.venv/bin/python -m tests.security template
+	.venv/bin/pytest -q tests/template/test_licences.py
+	.venv/bin/python -m tests.security audit $(AUDIT)
+
+## make licences         writes into the README under which licences what ships is
+.PHONY: licences
+licences: .venv/ready
+	.venv/bin/python -m tests.licences
+
 ## make diagram          draws the state machines into the README
 .PHONY: diagram
 diagram: .venv/ready
@@ -126,6 +150,10 @@ lock:
 		-c requirements/dev.txt requirements/bench-usual.in -o requirements/bench-usual.txt
 	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
 		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/security.in -o requirements/security.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/deploy.in -o requirements/deploy.txt
 
 ## make clean            environments and build output
 .PHONY: clean
@@ -165,8 +193,20 @@ build/usual/ready: requirements/bench-usual.txt .venv-bench/ready
 	.venv-sam/bin/python $(PIP_INSTALL) -r requirements/sam.txt
 	touch $@
 
+.venv-security/ready: requirements/security.txt
+	@test -n "$(PYTHON313)" || { echo "make security needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-security
+	.venv-security/bin/python $(PIP_INSTALL) -r requirements/security.txt
+	touch $@
+
 .venv-runtime/ready: requirements/runtime.txt
 	@test -n "$(PYTHON313)" || { echo "the built artefacts run on python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
 	"$(PYTHON313)" -m venv --clear .venv-runtime
 	.venv-runtime/bin/python $(PIP_INSTALL) -r requirements/runtime.txt
+	touch $@
+
+.venv-deploy/ready: requirements/deploy.txt
+	@test -n "$(PYTHON313)" || { echo "make test-deploy needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-deploy
+	.venv-deploy/bin/python $(PIP_INSTALL) -r requirements/deploy.txt
 	touch $@

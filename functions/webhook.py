@@ -61,7 +61,7 @@ def _receive(request: Mapping[str, Any]) -> str:
     if envelope.account is not None:
         return _ignored("OtherAccount", "an event of another account")
     if (metric := events.notice(envelope)) is not None:
-        logger.warning("%s: %s", metric, envelope.object.get("id"))
+        logger.warning("%s: %s", metric, envelope.object_id)
         return _ignored(metric, "noted; it changes nobody's access")
     try:
         order = events.order(envelope)

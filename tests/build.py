@@ -1,19 +1,19 @@
 """`python -m tests.build FOLDER`: runs `sam build` twice, in two places, and compares the results byte by byte.
-Every source must come with its bytecode.
+Every source must come with its bytecode, and every package with its licence.
 
 The artefacts of the first build stay in FOLDER/first/.aws-sam/build, for the end-to-end suite.
 """
 
 import filecmp
-import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.local.template import ARCHITECTURE
+
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = ("functions", "statemachine", "requirements", "template.yaml", "samconfig.toml")
-ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
 
 
 def build(place: Path) -> Path:
@@ -58,6 +58,14 @@ def without_bytecode(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def without_licence(folder: Path) -> list[str]:
+    """Packages whose licence text, which has to be handed on with them, is not there."""
+    packages = sorted(folder.rglob("*.dist-info"))
+    if not packages:
+        return ["the layer itself: it has no metadata at all"]
+    return [each.name for each in packages if not [*each.rglob("LICEN[CS]E*", case_sensitive=False)]]
+
+
 def main() -> None:
     folder = Path(sys.argv[1]).resolve()
     first, second = build(folder / "first"), build(folder / "second")
@@ -66,6 +74,8 @@ def main() -> None:
         sys.exit("two builds of the same sources differ:\n" + "\n".join(different))
     if slow := without_bytecode(first):
         sys.exit("Lambda would compile at every cold start:\n" + "\n".join(slow))
+    if missing := without_licence(first):
+        sys.exit("these packages would ship without their licence:\n" + "\n".join(missing))
     size = sum(path.stat().st_size for path in (first / "DependenciesLayer").rglob("*") if path.is_file())
     print(f"two identical builds; the layer has {size / 1e6:.1f} MB unpacked")
     shutil.rmtree(folder / "second")

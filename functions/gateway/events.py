@@ -21,10 +21,13 @@ _PART = r"""[^\s"\\<>(),;:@]+"""
 _EMAIL = re.compile(rf"{_PART}@{_PART}\.{_PART}")
 _EMAIL_LENGTH = 128
 
-# Stripe's ids; customers may have ids of the merchant's own choice. Anything else is kept out of keys.
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}", re.ASCII)
+# Stripe's ids; customers may have ids of the merchant's own choice. Anything else is kept out of keys and paths, also
+# "." and "..".
+_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,199}", re.ASCII)
 # Step Functions names have at most 80 characters; a re-run appends "-r<n>".
 _EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,70}", re.ASCII)
+# Types stand in log lines and metrics.
+_EVENT_TYPE = re.compile(r"[A-Za-z0-9_.\[\]-]+", re.ASCII)
 
 _METADATA_KEYS, _METADATA_KEY = 50, 40  # Stripe's own bounds
 _TEXT = 500
@@ -44,6 +47,11 @@ class Envelope:
     account: str | None  # set when the event belongs to a connected account
     object: Mapping[str, Any]
     previous: Mapping[str, Any] = field(default_factory=dict)  # what an …updated event says was there before
+
+    @property
+    def object_id(self) -> str | None:
+        """The id of its object; None when it has none that can be one."""
+        return _reference(self.object)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +147,8 @@ def envelope(event: object) -> Envelope:
     event_id, event_type, livemode = event.get("id"), event.get("type"), event.get("livemode")
     if not isinstance(event_id, str) or not _EVENT_ID.fullmatch(event_id):
         raise UnreadableEnvelope("id is missing or not an event id")
-    if not isinstance(event_type, str) or not event_type:
-        raise UnreadableEnvelope("type is missing")
+    if not isinstance(event_type, str) or not _EVENT_TYPE.fullmatch(event_type):
+        raise UnreadableEnvelope("type is missing or not an event type")
     if not isinstance(livemode, bool):
         raise UnreadableEnvelope("livemode is missing")
     data = event.get("data")
@@ -199,7 +207,7 @@ def recheck(sub: str, party: str, at: int, *, livemode: bool, asked: str = "") -
 
 def unusable(event: Envelope) -> Order:
     """The order of an event whose content cannot be used: what its envelope says, for an operator to find."""
-    return _order(event, "paid", order_id=_reference(event.object) or event.id, customer_id=None)
+    return _order(event, "paid", order_id=event.object_id or event.id, customer_id=None)
 
 
 def email_address(value: object) -> str:

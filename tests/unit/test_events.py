@@ -247,7 +247,7 @@ class TestEnvelope:
         ("field", "values"),
         [
             ("id", [None, 1, "", [], {}, "evt 1", "evt-1", "evt/1", "evt\n", "evt_1\n", "ëvt_1", "e" * 71, "🦄"]),
-            ("type", [None, 1, "", [], {}]),
+            ("type", [None, 1, "", [], {}, " ", "a b", "a\n", "a\x7f", "ä", "payer@example.com"]),
             ("livemode", [None, 0, 1, "false", "", []]),
             ("data", [None, 1, "", [], {}, {"object": None}, {"object": []}, {"object": MARKER}]),
         ],
@@ -270,7 +270,7 @@ class TestEnvelope:
             envelope(event("customer.updated", {"id": value}))
         assert MARKER not in str(caught.value)
 
-    @pytest.mark.parametrize("value", [f"{MARKER}/", "cus 1", "cus_1\n", "cüs", "c" * 201])
+    @pytest.mark.parametrize("value", [f"{MARKER}/", "cus 1", "cus_1\n", "cüs", "c" * 201, ".", "..", ".cus_1"])
     def test_with_an_id_of_no_stripe_shape_is_unusable_and_can_be_found_by_its_event(self, value: str) -> None:
         strange = envelope(event("customer.updated", {"id": value}))
         with pytest.raises(UnusableEvent) as caught:
@@ -309,7 +309,8 @@ class TestTypes:
             "payment_intent.succeeded",
             "plan.created",
             "order",
-            "a type that Stripe invents tomorrow",
+            "a_type.that[stripe].invents-tomorrow",
+            "a" * 20_000,
         ],
     )
     def test_that_start_no_run_give_no_order(self, event_type: str) -> None:

@@ -566,6 +566,15 @@ class TestRefusal:
         assert (gateway.rows, gateway.executions) == (0, [])
         assert not any(EMAIL in text for text in [*lines, gateway.said])
 
+    def test_of_what_stripe_did_not_sign_costs_no_call_but_the_secrets(
+        self, gateway: Gateway, module: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "ledger", Ledger(Broken(AssertionError()), "orders"))
+        gateway.machine.error = AssertionError()
+        for _ in range(3):
+            assert gateway.deliver(event(), "whsec_forged") == 400
+        assert gateway.vault.calls == 1
+
     @pytest.mark.parametrize(
         ("body", "said"),
         [
