@@ -58,7 +58,7 @@ E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tes
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
 	.venv/bin/pytest -n 2 --dist loadfile \
-		$(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT) tests/containers,--ignore $(each)) \
+		$(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT) tests/containers tests/deploy,--ignore $(each)) \
 		--cov --cov-report=
 	.venv/bin/coverage report --fail-under=100 \
 		--include='functions/gateway/access.py,functions/gateway/drift.py,functions/gateway/events.py'
