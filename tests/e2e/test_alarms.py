@@ -272,10 +272,13 @@ def signature_rejected(desk: Desk) -> Scenario:
 
 
 def no_event(desk: Desk) -> Scenario:
-    desk.endpoint("disabled")
+    for endpoint in list(desk.stripe.objects["webhook_endpoint"]):
+        desk.stripe.delete_webhook_endpoint(endpoint)
     desk.gateway.run_due()
     yield
-    desk.endpoint("enabled")
+    for manages in ("false", "true"):
+        assert desk.stack.update(ManageWebhookEndpoint=manages) == []
+    desk.a_minute_later()
     desk.subscriber("again")
 
 
@@ -622,6 +625,19 @@ def test_whoever_is_comped_has_what_they_are_given_and_afterwards_what_they_pay_
     desk.run(command, **{"e-mail": desk.email})
     assert desk.asks("gateway /update").status == 200
     assert desk.gateway.access(desk.email) == (True, 2, "ACTIVE")
+
+
+def test_whoever_was_comped_and_never_bought_anything_is_refused_afterwards_by_the_authorizer(desk: Desk) -> None:
+    desk.begin()
+    desk.email = "procedure-guest@example.com"
+    desk.gateway.make_user(desk.email)
+    comp(desk)
+    assert desk.gateway.person(desk.email)["active"] is True
+    _, command = (each for each in runbook.in_blocks() if each.startswith("aws cognito-idp admin-update"))
+    desk.run(command, **{"e-mail": desk.email})
+    assert desk.asks("gateway /update").status == 200
+    assert desk.gateway.access(desk.email)[:2] == (True, 5)
+    assert desk.gateway.person(desk.email)["active"] is False
 
 
 def test_the_stripe_key_is_rotated_without_a_failed_run(desk: Desk) -> None:
