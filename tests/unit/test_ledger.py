@@ -462,6 +462,37 @@ class TestDue:
         assert all_due(ledger, NOW + 60) == [DuePerson("u-1", "cus_1", NOW + 60)]
 
 
+class TestOldestOpen:
+    def test_is_none_where_nothing_is_open(self, ledger: Ledger) -> None:
+        ledger.record(order(1), NOW)
+        ledger.close("evt_1", NOW, execution="arn:run", outcome="enabled", reason="sub_1 active")
+        ledger.record(order(2), NOW, problem="UnusableEvent: no id")
+        ledger.link(["cus_1"], "u-1", replacing=None)
+        settle(ledger, NOW)
+        assert ledger.oldest_open(NOW) is None
+
+    def test_is_the_first_that_was_received_however_late_it_is_due(self, ledger: Ledger) -> None:
+        for number in range(40):
+            ledger.record(order(number), NOW - number)
+        ledger.fail("evt_39", execution="arn:run", error="StripeThrottled: 429", retry_at=NOW + 86_400)
+        assert ledger.oldest_open(NOW) == (NOW - 39, "evt_39")
+
+    def test_is_found_however_many_pages_there_are(self, ledger: Ledger, dynamodb: Any) -> None:
+        for number in range(40):
+            ledger.record(order(number), NOW - number)
+        assert Ledger(InPagesOfTwo(dynamodb), "orders").oldest_open(NOW) == (NOW - 39, "evt_39")
+
+    def test_is_not_looked_for_among_more_rows_than_that(
+        self, ledger: Ledger, dynamodb: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("gateway.ledger._WAITING", 1)
+        for number in range(40):
+            ledger.record(order(number), NOW + number)
+        pages = InPagesOfTwo(dynamodb)
+        assert Ledger(pages, "orders").oldest_open(NOW) == (NOW, "evt_0")
+        assert pages.pages == DUE_SHARDS
+
+
 class TestParty:
     def test_that_is_unknown_is_empty(self, ledger: Ledger) -> None:
         assert ledger.party("cus_1") == Party("cus_1")
@@ -1958,6 +1989,7 @@ OPERATIONS: dict[str, Callable[[Ledger], object]] = {
     "close": lambda ledger: ledger.close("evt_1", NOW, **ENDING),
     "fail": lambda ledger: ledger.fail("evt_1", execution="arn:run", error="no", retry_at=NOW),
     "due": lambda ledger: list(ledger.due(0, NOW)),
+    "oldest_open": lambda ledger: ledger.oldest_open(NOW),
     "party": lambda ledger: ledger.party("cus_1"),
     "remember_purchase": lambda ledger: ledger.remember_purchase(purchased("paid", 1)),
     "remember_mark": lambda ledger: ledger.remember_mark("cus_1", TestMark.MARKS[0]),
