@@ -77,7 +77,7 @@ test-load: .venv/ready
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)
-	FUZZ=3000 .venv/bin/pytest -n 2 tests/unit/test_fuzzing.py
+	FUZZ=2000 .venv/bin/pytest -n 2 tests/unit/test_fuzzing.py
 
 ## make test-exhaustive  more of make test-models: kills at every point for two customers too, ten times the lives
 .PHONY: test-exhaustive

@@ -5,7 +5,7 @@ is lost: it is recorded, or declared none of ours. And nothing of what was sent 
 
 The examples come from a fixed seed, so a red test is the fault of the change at hand.
 
-    FUZZ=3000 pytest tests/unit/test_fuzzing.py     so many of each kind (make test-models does)
+    FUZZ=2000 pytest tests/unit/test_fuzzing.py     so many of each kind (make test-models does)
     FUZZ_SEED=7 pytest tests/unit/test_fuzzing.py   other ones
 """
 
@@ -104,7 +104,8 @@ STRANGE: tuple[Any, ...] = (
 # Where something strange is most likely to matter.
 READ_FIELDS = (
     *("id", "object", "type", "status", "mode", "customer", "charge", "items", "lines", "data", "metadata"),
-    *("email", "name", "customer_email", "customer_name", "customer_details", "currency", "parent", "quantity"),
+    *("email", "name", "customer_email", "customer_name", "customer_details", "currency", "parent"),
+    *("amount", "amount_due", "amount_refunded", "amount_total", "created", "updated", "quantity"),
 )
 
 
@@ -387,8 +388,10 @@ def test_nothing_but_what_stripe_signed_is_recorded(
 ) -> None:
     request = shape(body, header)
     status, _ = webhook.ask(in_base64(request) if encoded else request)
-    authentic = _signed(header, body)
-    assert status == (200 if authentic and body.startswith(BODY) else 400)
+    authentic = _signed(header, body) and body.startswith(BODY)
+    # Stripe's library refuses a header with anything but ASCII in it, which Stripe does not send.
+    assert status == (200 if authentic else 400) or not header.isascii()
+    assert authentic or status == 400
     assert (webhook.order(EVENT["id"]) is not None) is (status == 200)
 
 
