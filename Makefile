@@ -23,7 +23,7 @@ help:
 demo: .venv-local/ready
 	@.venv-local/bin/python -m tests.local demo
 
-## make serve            the local stack; one JSON line when ready (PORT, STRIPE_API_BASE)
+## make serve            the local stack; one JSON line when ready (BIND_ADDRESS, PORT, STRIPE_API_BASE)
 .PHONY: serve
 serve: .venv-local/ready
 	@exec .venv-local/bin/python -m tests.local serve
@@ -50,14 +50,15 @@ STACK := tests/e2e/test_local_stack.py tests/e2e/test_custom_resources.py tests/
 
 # End to end on the sources: the demo. The rest runs on what sam build made.
 LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py tests/e2e/test_permissions.py \
-	tests/e2e/test_personal_data.py
+	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py tests/e2e/test_alarms.py
 E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
-	.venv/bin/pytest -n 2 --dist loadfile $(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT),--ignore $(each)) \
+	.venv/bin/pytest -n 2 --dist loadfile \
+		$(foreach each,$(MODELS) $(STACK) $(LOAD) $(E2E_BUILT) tests/containers tests/deploy,--ignore $(each)) \
 		--cov --cov-report=
 	.venv/bin/coverage report --fail-under=100 \
 		--include='functions/gateway/access.py,functions/gateway/drift.py,functions/gateway/events.py'
@@ -68,10 +69,15 @@ test-source: .venv/ready
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
-## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces (minutes)
+## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces; alarms (minutes)
 .PHONY: test-load
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)
+
+## make test-containers  every function in Lambda's container, by the SAM CLI; a purchase (minutes; Docker, or root on Debian)
+.PHONY: test-containers
+test-containers: .venv/ready .venv-sam/ready .venv-runtime/ready .venv-local/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.containers .venv-runtime/lib/python3.13/site-packages
 
 ## make test-models      every interleaving of two runs, random lives, every failure, reconciliation, the cost of every event, fuzzing (minutes)
 .PHONY: test-models
@@ -105,6 +111,11 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
 	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
+
+## make test-deploy      sam build and sam deploy of the real template to an AWS on this machine (minutes)
+.PHONY: test-deploy
+test-deploy: .venv/ready .venv-sam/ready .venv-deploy/ready
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/pytest tests/deploy
 
 ## make security         checkov, licences, and known vulnerabilities of what ships (the last with network, or AUDIT=if-reachable)
 .PHONY: security
@@ -141,6 +152,8 @@ lock:
 		--custom-compile-command 'make lock' requirements/sam.in -o requirements/sam.txt
 	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
 		--custom-compile-command 'make lock' requirements/security.in -o requirements/security.txt
+	uv pip compile -q --upgrade --universal --python-version 3.13 --generate-hashes \
+		--custom-compile-command 'make lock' requirements/deploy.in -o requirements/deploy.txt
 
 ## make clean            environments and build output
 .PHONY: clean
@@ -190,4 +203,10 @@ build/usual/ready: requirements/bench-usual.txt .venv-bench/ready
 	@test -n "$(PYTHON313)" || { echo "the built artefacts run on python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
 	"$(PYTHON313)" -m venv --clear .venv-runtime
 	.venv-runtime/bin/python $(PIP_INSTALL) -r requirements/runtime.txt
+	touch $@
+
+.venv-deploy/ready: requirements/deploy.txt
+	@test -n "$(PYTHON313)" || { echo "make test-deploy needs python3.13: on PATH, or in pyenv (pyenv install 3.13)" >&2; exit 1; }
+	"$(PYTHON313)" -m venv --clear .venv-deploy
+	.venv-deploy/bin/python $(PIP_INSTALL) -r requirements/deploy.txt
 	touch $@

@@ -16,14 +16,13 @@ from gateway.ledger import Ledger
 from gateway.people import as_seen, user_of
 from gateway.settings import required
 from gateway.step import Run, step
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 from gateway.users import Users
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 
 
-@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     sub = run.sub

@@ -21,7 +21,7 @@ from gateway.ledger import Ledger
 from gateway.searches import METRICS, Turn
 from gateway.settings import required
 from gateway.step import Search, search_step
-from gateway.telemetry import count, metrics
+from gateway.telemetry import metrics
 
 FEW = 10  # so many may lose access whatever percentage that is
 TOLERATED = 3  # subscriptions that the ledger knows and Stripe's list lacks, or one in a hundred: they come and go
@@ -29,7 +29,6 @@ TOLERATED = 3  # subscriptions that the ledger knows and Stripe's list lacks, or
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
-@count
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     plan = search.plan

@@ -8,7 +8,6 @@ import time
 
 from gateway import aws, checkup
 from gateway.account import account_with
-from gateway.billing import price_map
 from gateway.custom_resource import Request, custom_resource
 from gateway.errors import SetupWrong
 from gateway.secret import Secret
@@ -22,7 +21,7 @@ POOL_ID = optional("USER_POOL_ID")  # of your own; one that this stack makes is 
 CLIENTS = (optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split()
 
 key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
-account = account_with(key, price_map(required("DAPP_PRICES")))
+account = account_with(key)
 pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
 
 

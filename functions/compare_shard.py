@@ -31,7 +31,7 @@ from gateway.searches import KEPT, Turn
 from gateway.secret import Secret
 from gateway.settings import one_of, required
 from gateway.step import Search, search_step
-from gateway.telemetry import count, logger
+from gateway.telemetry import logger
 from gateway.users import ListedUsers
 
 LIVEMODE = required("STRIPE_MODE") == "live"
@@ -43,7 +43,6 @@ billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API
 differences = Differences(ledger, billing, users, POLICY, govern=one_of("ADOPTED_USERS", "grant", "govern") == "govern")
 
 
-@count
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     shard, before, turn = search.state, search.before("compared"), Turn()

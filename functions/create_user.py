@@ -20,7 +20,7 @@ from gateway.people import as_seen, left_behind, tombstone_id, user_of
 from gateway.secret import Secret
 from gateway.settings import required
 from gateway.step import Run, step
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 from gateway.users import Users
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
@@ -28,7 +28,6 @@ users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 
-@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     now = int(time.time())

@@ -14,7 +14,6 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws, checkup, signature
 from gateway.account import account_with
-from gateway.billing import price_map
 from gateway.bought import require_known_account
 from gateway.errors import BillingIncomplete, SecretUnavailable
 from gateway.ledger import Ledger
@@ -31,14 +30,14 @@ URL = required("WEBHOOK_URL")
 
 key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
 signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
-account = account_with(key, price_map(required("DAPP_PRICES")))
+account = account_with(key)
 pool = Pool(aws.client("cognito-idp"), required("USER_POOL_ID"))
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
 @count
 def handler(event: object, context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name)
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
     wrong = [*_of_stripe(), *checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)]
     metrics.add_metric("SetupWrong", MetricUnit.Count, len(wrong))
     for each in wrong:

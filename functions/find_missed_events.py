@@ -27,7 +27,7 @@ from gateway.searches import SETTLED, Pace, Turn
 from gateway.secret import Secret
 from gateway.settings import required, whole_number
 from gateway.step import Search, search_step
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
 PER_SECOND = whole_number("REPAIRS_PER_SECOND")
@@ -41,7 +41,6 @@ billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API
 fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_ARN"))
 
 
-@count
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     before, plan, turn, pace = search.before("events"), search.plan, Turn(), Pace(PER_SECOND)

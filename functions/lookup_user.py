@@ -22,7 +22,7 @@ from gateway.ledger import Ledger, Party, Person
 from gateway.people import user_of
 from gateway.settings import one_of, required, whole_number
 from gateway.step import Run, step
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 from gateway.users import Users
 
 GOVERN = one_of("ADOPTED_USERS", "grant", "govern") == "govern"
@@ -33,7 +33,6 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 users = Users(aws.client("cognito-idp"), required("USER_POOL_ID"))
 
 
-@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     party = ledger.party(run.party)

@@ -18,14 +18,13 @@ from gateway.events import recheck
 from gateway.ledger import Ledger
 from gateway.settings import required
 from gateway.step import Deletion, deletion_step
-from gateway.telemetry import count, metrics
+from gateway.telemetry import metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
-@count
 @deletion_step
 def handler(run: Deletion) -> dict[str, Any]:
     now = int(time.time())

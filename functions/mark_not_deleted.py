@@ -13,12 +13,11 @@ from gateway import aws
 from gateway.ledger import Ledger
 from gateway.settings import required
 from gateway.step import Deletion, deletion_step, failure
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
-@count
 @deletion_step
 def handler(run: Deletion) -> dict[str, Any]:
     message = failure(run.state["error"])

@@ -18,12 +18,11 @@ from gateway.ledger import Ledger
 from gateway.searches import KEPT, SETTLED, report_of
 from gateway.settings import required
 from gateway.step import Search, search_step
-from gateway.telemetry import count, metrics
+from gateway.telemetry import metrics
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
-@count
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     plan, now = search.plan, int(time.time())

@@ -14,14 +14,13 @@ from gateway import aws
 from gateway.ledger import MAX_ATTEMPTS, Ledger, retry_delay
 from gateway.settings import required, whole_number
 from gateway.step import Run, failure, step
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 
 RETRY_AFTER = whole_number("RETRY_AFTER_SECONDS")
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
-@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     retry_at = int(time.time()) + retry_delay(run.attempt, RETRY_AFTER)

@@ -15,7 +15,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.access import Access, decide
+from gateway.access import CLAMPED, Access, decide
 from gateway.billing import billing_with
 from gateway.bought import Bought, access_of, bought, left_over
 from gateway.errors import DidNotConverge
@@ -26,7 +26,7 @@ from gateway.policy import policy
 from gateway.secret import Secret
 from gateway.settings import required
 from gateway.step import Run, step
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import logger, metrics
 
 MAX_PASSES = 10
 POLICY = policy()
@@ -36,7 +36,6 @@ billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API
 hash_key = Secret(aws.client("secretsmanager"), required("HASH_KEY_SECRET_ARN"), time.monotonic)
 
 
-@count
 @step
 def handler(run: Run) -> dict[str, Any]:
     if run.passes >= MAX_PASSES:
@@ -58,8 +57,9 @@ def handler(run: Run) -> dict[str, Any]:
                 _note(each)
         access = access_of(found, read_at, POLICY, person.granted if person is not None else None)
     for alarm in access.alarms:
-        logger.error("AccessAlarm: %s", alarm)
-        metrics.add_metric("AccessAlarm", MetricUnit.Count, 1)
+        metric = "LimitClamped" if alarm.startswith(CLAMPED) else "AccessAlarm"
+        logger.error("%s: %s", metric, alarm)
+        metrics.add_metric(metric, MetricUnit.Count, 1)
     ignored = sum(not item.counts for each in found for one in each.subscriptions for item in one.items)
     if ignored:
         metrics.add_metric("IgnoredItem", MetricUnit.Count, ignored)

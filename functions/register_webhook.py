@@ -16,8 +16,7 @@ from gateway.secret import Secret
 from gateway.settings import required
 from gateway.telemetry import logger
 
-key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
-account = account_with(key, prices={})
+account = account_with(Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic))
 signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_ARN"), time.monotonic)
 
 

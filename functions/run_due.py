@@ -19,6 +19,8 @@ from gateway.settings import required
 from gateway.telemetry import count, logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
+# An hour in which nothing counts these is a zero for the alarms, and no gap, as long as this runs.
+COUNTED_BY_OTHERS = ("EventReceived", "Reconciled")
 SPARE_SECONDS = 15  # stop before the Lambda's own time-out; what is left is due at the next call
 
 ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
@@ -27,10 +29,13 @@ fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_
 
 @count
 def handler(event: object, context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name)
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
     now = int(time.time())
     started = 0
+    for name in COUNTED_BY_OTHERS:
+        metrics.add_metric(name, MetricUnit.Count, 0)
     metrics.add_metric("DueStarted", MetricUnit.Count, 0)  # alive, also when nothing is due
+    metrics.add_metric("OldestOpenOrderSeconds", MetricUnit.Seconds, _waiting(now))
     for due in _due(now, context):
         attempt = _of_person(due, now) if isinstance(due, DuePerson) else _next(due, now)
         if attempt is not None:
@@ -39,6 +44,16 @@ def handler(event: object, context: Any) -> dict[str, Any]:
             metrics.add_metric("DueStarted", MetricUnit.Count, 1)
             logger.info("started", event_id=attempt.event_id, execution_name=attempt.execution_name)
     return {"started": started}
+
+
+def _waiting(now: int) -> int:
+    """How long the oldest open order has been waiting, in seconds; 0: none is."""
+    oldest = ledger.oldest_open(now)
+    if oldest is None:
+        return 0
+    received_at, event_id = oldest
+    logger.info("oldest open order", event_id=event_id, received_at=received_at)
+    return max(now - received_at, 0)
 
 
 def _due(now: int, context: Any) -> Iterator[Attempt | DuePerson]:

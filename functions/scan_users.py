@@ -25,7 +25,6 @@ from gateway.searches import KEPT, Turn
 from gateway.secret import Secret
 from gateway.settings import one_of, required
 from gateway.step import Search, search_step
-from gateway.telemetry import count
 from gateway.users import Listed, ListedUsers
 
 GOVERN = one_of("ADOPTED_USERS", "grant", "govern") == "govern"
@@ -36,7 +35,6 @@ billing = billing_with(Secret(aws.client("secretsmanager"), required("STRIPE_API
 differences = Differences(ledger, billing, users, policy(), govern=GOVERN)
 
 
-@count
 @search_step
 def handler(search: Search) -> dict[str, Any]:
     before, plan, turn = search.before("scan"), search.plan, Turn()

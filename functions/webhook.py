@@ -20,7 +20,7 @@ from gateway.ledger import Attempt, Ledger
 from gateway.secret import Secret
 from gateway.settings import required
 from gateway.step import defect
-from gateway.telemetry import count, logger, metrics
+from gateway.telemetry import count, count_throttle, logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"
 MAX_BODY = 1024 * 1024  # bytes; Stripe's events are far smaller
@@ -32,7 +32,8 @@ signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_A
 
 @count
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    logger.append_keys(function=context.function_name, event_id=None, event_type=None, order_id=None)
+    logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
+    logger.append_keys(event_id=None, event_type=None, order_id=None)  # of the call before
     try:
         return _answer(200, _receive(event))
     except _TooLarge:
@@ -43,6 +44,7 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
         return _refusal(400, "EnvelopeUnreadable", str(error))
     except GatewayError as error:
         logger.error("%s: %s", type(error).__name__, error)
+        count_throttle(error)
         return _refusal(503, "WebhookUnavailable", "the event cannot be taken now; deliver it again")
     except Exception as error:
         logger.error("UnexpectedError: %s", defect(error))

@@ -5,15 +5,15 @@ The artefacts of the first build stay in FOLDER/first/.aws-sam/build, for the en
 """
 
 import filecmp
-import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from tests.local.template import ARCHITECTURE
+
 REPOSITORY = Path(__file__).parents[1]
 SOURCES = ("functions", "statemachine", "requirements", "template.yaml", "samconfig.toml")
-ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
 
 
 def build(place: Path) -> Path:

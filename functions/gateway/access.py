@@ -28,6 +28,9 @@ LOOK_AGAIN = 3600
 MAIL_RETRY = 3600
 MAX_INVITATIONS = 3
 
+# How the alarm begins that says that more was paid for than the attribute can say; it is counted apart from the others.
+CLAMPED = "limit clamped"
+
 # Reported when nothing gives access: the one that needs attention most comes first.
 _WORST_FIRST: tuple[Status, ...] = ("FAILED", "LAPSED", "CANCELLED")
 
@@ -277,7 +280,7 @@ def decide(
             units = _kept(units, verdicts, known)
             total = sum(units.values())
         if total > policy.max_dapps:
-            alarms.add(f"limit clamped from {total} to {policy.max_dapps}")
+            alarms.add(f"{CLAMPED} from {total} to {policy.max_dapps}")
             total = policy.max_dapps
         status: Status = "ACTIVE" if any(each.status == "ACTIVE" for each in yes) else "LAPSED"
         reason = "; ".join(each.reason for each in yes)

@@ -1,10 +1,10 @@
 """The Stripe account itself: what a key may do there, its prices, and its webhook endpoints."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from gateway.billing import Billing
+from gateway.billing import Billing, price_map
 from gateway.errors import BillingIncomplete, StripeKeyRejected, StripeRejected
 from gateway.secret import Secret
 from gateway.settings import required
@@ -124,9 +124,14 @@ class Account(Billing):
         return True
 
 
-def account_with(api_key: Secret, prices: Mapping[str, str]) -> Account:
-    """The account as the template's parameters say. `prices`: those of DappPrices, for who looks at prices."""
-    return Account(api_key, base=required("STRIPE_API_BASE"), livemode=required("STRIPE_MODE") == "live", prices=prices)
+def account_with(api_key: Secret) -> Account:
+    """The account as the template's parameters say; SettingMissing as for billing_with."""
+    return Account(
+        api_key,
+        base=required("STRIPE_API_BASE"),
+        livemode=required("STRIPE_MODE") == "live",
+        prices=price_map(required("DAPP_PRICES")),
+    )
 
 
 def _named(stack: str) -> str:

@@ -26,7 +26,7 @@ from gateway.errors import (
 )
 from gateway.events import email_address
 from gateway.step import Handler, defect
-from gateway.telemetry import logger
+from gateway.telemetry import count, count_throttle, logger
 
 MAX_BODY = 10_000  # bytes
 
@@ -150,6 +150,7 @@ def _handler(
             answer = task(read(event, context))
         except GatewayError as error:
             answer = _refusal(error)
+            count_throttle(error)
             logger.warning("%s: %s", type(error).__name__, error, status=answer.status)
         except Exception as error:
             logger.error("UnexpectedError: %s", defect(error))
@@ -163,7 +164,7 @@ def _handler(
             "body": json.dumps(answer.document, default=int),  # DynamoDB's numbers are decimals
         }
 
-    return handler
+    return count(handler)
 
 
 class _NotSigned(GatewayError):

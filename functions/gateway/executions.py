@@ -43,8 +43,13 @@ class StateMachine:
 
 
 def execution_arn(machine: str, name: str) -> str:
-    """The ARN of the execution with this name of the machine with this ARN."""
-    return f"{machine.replace(':stateMachine:', ':execution:')}:{name}"
+    """The ARN of the execution with this name of the machine with this ARN.
+
+    An alias at the end of the machine's is none of the execution's:
+    https://docs.aws.amazon.com/step-functions/latest/dg/execution-alias-version-associate.html
+    """
+    unqualified = ":".join(machine.split(":")[:7])
+    return f"{unqualified.replace(':stateMachine:', ':execution:')}:{name}"
 
 
 def console_link(execution: str) -> str:

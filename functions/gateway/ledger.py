@@ -67,6 +67,10 @@ _DAY = 24 * 3600
 # How many open orders are looked at for one that can be run.
 _OLDEST = 100
 
+# How many rows of a shard that are due within a day are looked at for the oldest open order. Where there are more, the
+# alarms have rung long ago.
+_WAITING = 20_000
+
 # How many pages of the ledger are looked through for any customer.
 _PAGES = 20
 
@@ -443,6 +447,23 @@ class Ledger:
                 yield attempt_of(row)
             else:
                 yield DuePerson(row["sub"], min(row["parties"]), int(row["recheck_at"]))
+
+    def oldest_open(self, now: int) -> tuple[int, str] | None:
+        """When the oldest of the open orders that are run again was received, and its event; None: none is open.
+
+        Each of them is due within a day. One whose content cannot be used is not: no run would help it.
+        """
+        found = []
+        for shard in range(DUE_SHARDS):
+            rows = self._query(
+                IndexName="Due",
+                KeyConditionExpression="due = :due AND due_at <= :until",
+                ProjectionExpression="sk, event_id, received_at",
+                ExpressionAttributeValues=_row({":due": f"DUE#{shard}", ":until": now + _DAY + CLOCK_SKEW}),
+            )
+            orders = (row for row in islice(rows, _WAITING) if row["sk"] == "ORDER")
+            found += [(int(row["received_at"]), str(row["event_id"])) for row in orders]
+        return min(found, default=None)
 
     # -------------------------------------------------------------- parties
 

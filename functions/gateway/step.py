@@ -12,7 +12,7 @@ from gateway.access import Access, Live, Target, User
 from gateway.errors import GatewayError, UnexpectedError
 from gateway.events import is_order, party_of
 from gateway.ledger import Change
-from gateway.telemetry import logger
+from gateway.telemetry import count, logger
 
 Handler = Callable[[dict[str, Any], Any], dict[str, Any]]
 _Invocation = TypeVar("_Invocation", "Run", "Deletion", "Search")
@@ -239,7 +239,8 @@ Task = Callable[[_Invocation], dict[str, Any]]
 
 
 def step(task: Callable[[Run], dict[str, Any]]) -> Handler:
-    """Make a Lambda handler of a task: {"execution": ARN, "run": state} in, the task's answer out."""
+    """Make a Lambda handler of a task: {"execution": ARN, "run": state} in, the task's answer out. What the task counts
+    is sent."""
     return _handler(task, Run)
 
 
@@ -269,4 +270,4 @@ def _handler(task: Task[_Invocation], kind: Callable[[str, str, Mapping[str, Any
         logger.info("done", answer=answer)
         return answer
 
-    return handler
+    return count(handler)

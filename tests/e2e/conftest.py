@@ -135,6 +135,7 @@ class Gateway:
         *,
         schedule_seconds: float | None = None,
         template: Path = SOURCE,
+        host: str = "127.0.0.1",
         custom_resources: bool = False,
         **parameters: str,
     ) -> None:
@@ -145,7 +146,7 @@ class Gateway:
         self.seat = self.price({"dapps": "1"})
         self.one_time_seat = self.price({"dapps": "1"}, once=True)
         self.unmapped = self.price({}, product=self.stripe.create_product("Support")["id"])
-        self._server = StripeServer(self.stripe)
+        self._server = StripeServer(self.stripe, host=host)
         try:
             self.stack = LocalStack(
                 {
@@ -161,6 +162,7 @@ class Gateway:
                 schedule_seconds=schedule_seconds,
                 retry_scale=0.02,
                 template=template,
+                host=host,
                 secrets={STRIPE_KEY: API_KEY},
                 custom_resources=custom_resources,
             )

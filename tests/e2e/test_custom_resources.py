@@ -31,6 +31,7 @@ Resources:
     Properties:
       Handler: make.handler
       AutoPublishAlias: live
+      Environment: {Variables: {SIZE: !Ref Size}}
       Policies:
         - Statement:
             - Effect: Allow
@@ -72,12 +73,15 @@ Outputs:
 
 HANDLER = """
 import json
+import os
 import urllib.request
 from pathlib import Path
 
 import boto3
 
 def handler(event, context):
+    if "variable" in event:
+        return os.environ[event["variable"]]
     if "service" in event:
         client = boto3.client(event["service"])
         try:
@@ -92,6 +96,11 @@ def handler(event, context):
     planned = answers.get(f"{name} {event['RequestType']}", [])
     how = planned.pop(0) if planned else {}
     path.write_text(json.dumps(answers))
+    if "secret" in how:
+        try:
+            boto3.client("secretsmanager").get_secret_value(SecretId=how.pop("secret"))
+        except Exception as error:
+            how |= {"Status": "FAILED", "Reason": str(error)}
     if "raise" in how:
         raise RuntimeError("no answer")
     if "silent" in how:
@@ -203,8 +212,8 @@ class TestCreation:
         project.answer(
             {"Third Create": [{"Status": "FAILED", "Reason": "no more room", "PhysicalResourceId": "third-9"}]}
         )
-        with pytest.raises(DeploymentFailed, match="Third: no more room") as failed:
-            project.stack()
+        with pytest.raises(DeploymentFailed, match="Third: no more room") as failed, project.stack():
+            pass
         assert (failed.value.logical_id, failed.value.reason) == ("Third", "no more room")
         *made, last, second, first = project.told()
         assert sorted([last, second]) == ["Delete second-1", "Delete third-9"] or made == [
@@ -213,10 +222,20 @@ class TestCreation:
         ]
         assert first == "Delete first-1"
 
+    def test_its_function_may_do_what_its_role_allows(self, project: Project) -> None:
+        project.answer({"First Create": [{"secret": "local/key"}], "Second Create": [{"secret": "local/key-other"}]})
+        with (
+            pytest.raises(
+                DeploymentFailed, match=r"Second: .*not authorized to perform: secretsmanager:GetSecretValue"
+            ),
+            project.stack(secrets={"local/key": "first", "local/key-other": "hidden"}),
+        ):
+            pass
+
     def test_what_never_answered_is_deleted_too(self, project: Project) -> None:
         project.answer({"First Create": [{"silent": True}], "First Delete": [{"Status": "FAILED", "Reason": "who?"}]})
-        with pytest.raises(DeploymentFailed, match="did not receive a response") as failed:
-            project.stack()
+        with pytest.raises(DeploymentFailed, match="did not receive a response") as failed, project.stack():
+            pass
         assert failed.value.__notes__ == ["roll-back: First: who?"]
         create, delete = project.asked()
         assert (create["RequestType"], delete["RequestType"]) == ("Create", "Delete")
@@ -332,7 +351,9 @@ class TestUpdates:
         for event in back:
             assert (event["RequestType"], event["OldResourceProperties"]["Size"]) == ("Update", "large")
         assert stack.outputs == {"First": "first-1", "Name": "First small"}
+        assert stack.invoke("MakeFunction", {"variable": "SIZE"}) == ("small", None)
         stack.update(Size="large")
+        assert stack.invoke("MakeFunction", {"variable": "SIZE"}) == ("large", None)
         assert [event["OldResourceProperties"]["Size"] for event in project.asked()] == ["small"] * 3
 
     def test_what_a_failed_update_made_is_deleted(self, project: Project, stack: LocalStack) -> None:

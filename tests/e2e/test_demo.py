@@ -347,6 +347,11 @@ class TestServe:
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(rf"PORT {port} cannot be used: .+\n", done.stderr)
 
+    def test_an_address_of_another_machine_is_one_clear_line(self) -> None:
+        done = python("-m", "tests.local", "serve", BIND_ADDRESS="192.0.2.1")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert re.fullmatch(r"BIND_ADDRESS 192\.0\.2\.1 cannot be used: .+\n", done.stderr)
+
     def test_anothers_aws_profile_and_proxy_change_nothing(self, tmp_path: Path) -> None:
         nowhere = "http://127.0.0.1:9"
         foreign = {"AWS_PROFILE": "nobody", "AWS_ENDPOINT_URL": nowhere, "HTTP_PROXY": nowhere, "http_proxy": nowhere}

@@ -31,6 +31,7 @@ from tests.e2e.conftest import Gateway
 from tests.local import front, moto_fixes
 from tests.local.front import HttpApi
 from tests.local.lambda_service import Answer, TooManyRequestsError
+from tests.local.permissions import Statement, roles
 from tests.local.stack import ACCESS_KEY, SECRET_KEY, LocalStack
 from tests.local.template import Template, TemplateError
 
@@ -61,6 +62,8 @@ Resources:
     Type: AWS::Serverless::Function
     Properties:
       Handler: echo.handler
+      AutoPublishAlias: live
+      DeploymentPreference: {Type: AllAtOnce}
       Environment: {Variables: {TABLE: !Ref Table, GREETING: !Ref Greeting}}
       Events:
         Open: {Type: HttpApi, Properties: {ApiId: !Ref Api, Method: POST, Path: /echo}}
@@ -114,6 +117,13 @@ Resources:
             - Effect: Allow
               Action: sns:Publish
               Resource: !Ref Topic
+            - Effect: Allow
+              Action: states:StartExecution
+              Resource: !Ref Machine
+              Condition: {"ForAnyValue:StringEquals": {"states:StateMachineQualifier": live}}
+            - Effect: Allow
+              Action: lambda:InvokeFunction
+              Resource: !Ref EchoFunctionAliaslive
   ClaimsFunction:
     Type: AWS::Serverless::Function
     Properties: {Handler: claims.handler}
@@ -131,6 +141,7 @@ Resources:
     Type: AWS::Serverless::StateMachine
     Properties:
       DefinitionUri: machine.asl.json
+      AutoPublishAlias: live
       DefinitionSubstitutions:
         EchoArn: !GetAtt EchoFunction.Arn
         FailArn: !GetAtt FailFunction.Arn
@@ -907,6 +918,63 @@ class TestPermissions:
             ("AwsFunction", "dynamodb:BatchWriteItem", table),
             ("AwsFunction", "cognito-idp:ListUsers", pool),
         ]
+
+    def test_a_machine_is_started_through_the_alias_that_the_role_names(self, stack: LocalStack) -> None:
+        machine, alias = stack.state_machine_arn, stack.template.physical["MachineAliaslive"].ref
+        assert alias == f"{machine}:live"
+        started = aws(
+            stack, "stepfunctions", "start_execution", stateMachineArn=alias, name="by-alias", input='{"step": "Echo"}'
+        )
+        assert started["executionArn"] == f"{machine.replace(':stateMachine:', ':execution:')}:by-alias"
+        for other in (machine, f"{machine}:1", f"{machine}:other"):
+            answer = aws(stack, "stepfunctions", "start_execution", stateMachineArn=other, input='{"step": "Echo"}')
+            assert answer["Code"] == "AccessDeniedException", other
+        assert [call.resource for call in stack.denied] == [machine, f"{machine}:1", f"{machine}:other"]
+        stack.wait_idle(30)
+        assert [execution.status for execution in stack.executions() if execution.name == "by-alias"] == ["SUCCEEDED"]
+
+    @pytest.mark.parametrize(
+        ("resource", "qualifier", "allowed"),
+        [
+            ("{machine}", None, ["{machine}", "{machine}:live", "{machine}:1"]),
+            ("{machine}", "live", ["{machine}:live"]),
+            ("{machine}:live", None, []),  # IAM never compares with the alias' own ARN
+            ("{machine}-other", "live", []),
+        ],
+    )
+    def test_a_right_on_a_machine_is_judged_as_iam_does(
+        self, resource: str, qualifier: str | None, allowed: list[str]
+    ) -> None:
+        machine = "arn:aws:states:us-east-1:123456789012:stateMachine:local-Machine"
+        statement = Statement(True, ("states:StartExecution",), (resource.format(machine=machine),), qualifier)
+        called = [machine, f"{machine}:live", f"{machine}:1"]
+        matched = [each for each in called if statement.matches("states:StartExecution", each)]
+        assert matched == [each.format(machine=machine) for each in allowed]
+
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            "{StringLike: {'states:StateMachineQualifier': live}}",
+            "{'ForAnyValue:StringEquals': {'aws:SourceArn': live}}",
+            "{'ForAnyValue:StringEquals': {'states:StateMachineQualifier': live}, Bool: {'aws:SecureTransport': true}}",
+        ],
+    )
+    def test_a_condition_that_is_not_understood_is_an_error(self, tmp_path: Path, condition: str) -> None:
+        own = '{"ForAnyValue:StringEquals": {"states:StateMachineQualifier": live}}'
+        assert own in TEMPLATE
+        path = write_project(tmp_path, TEMPLATE.replace(own, condition))
+        template = Template(path, {})
+        for name in template.resources:
+            template.created(name, name, Arn=name)
+        with pytest.raises(TemplateError, match="AwsFunctionRole: the local stack cannot judge the condition"):
+            roles(template)
+
+    def test_a_function_is_invoked_through_the_alias_that_the_role_names(self, stack: LocalStack) -> None:
+        function, alias = (stack.template.physical[f"EchoFunction{each}"] for each in ("", "Aliaslive"))
+        assert alias.ref == f"{function.attributes['Arn']}:live"
+        assert "Code" not in aws(stack, "lambda", "invoke", FunctionName=alias.ref)
+        for other in (function.ref, function.attributes["Arn"]):
+            assert aws(stack, "lambda", "invoke", FunctionName=other)["Code"] == "AccessDeniedException"
 
     def test_a_state_machine_needs_its_role_too(self, stack: LocalStack) -> None:
         execution = run(stack, "Tick")

@@ -264,7 +264,7 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
                 (action, arn)
                 for statement in by_role[f"{resource.logical_id}Role"].statements
                 for action in statement.actions
-                for arn in statement.resources
+                for arn in statement.called
                 if not action.startswith(UNASKED)
             }
             for resource in template.of_type("AWS::Lambda::Function", "AWS::StepFunctions::StateMachine")

@@ -1,4 +1,4 @@
-"""Nobody's AWS account, profile or proxy has a part in the local stack: all that it talks to is on 127.0.0.1."""
+"""Nobody's AWS account, profile or proxy has a part in the local stack: all that it talks to is on this machine."""
 
 import os
 
@@ -11,4 +11,4 @@ def forget_the_world() -> None:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
-    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = "*"

@@ -120,6 +120,9 @@ invoke: Callable[[str, bytes], Any] = lambda arn, payload: None  # noqa: E731
 access_keys: dict[str, str] = {}
 """The access key that the interpreter signs with, by role ARN of the state machine."""
 
+aliases: dict[str, str] = {}
+"""ARN of an alias -> ARN of its state machine; moto knows none."""
+
 refusal: Callable[[str, str], str | None] = lambda role, machine: None  # noqa: E731
 """Why a role may not run a Distributed Map of this machine; None: it may."""
 
@@ -924,6 +927,13 @@ class Rows(defaultdict[Any, Any]):
         self[key] = value = {}
         return value
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rows:
+        """What a backup takes."""
+        copied = Rows()
+        for key, value in self.items():
+            copied[copy.deepcopy(key, memo)] = copy.deepcopy(value, memo)
+        return copied
+
     def keys_from(self, first: Any = None) -> Iterator[Any]:
         """The hash keys in order, beginning with this one."""
         new = set(self._new) - self._ordered
@@ -1091,10 +1101,11 @@ def start_execution(
     execution_input: str | None = None,
     trace_header: Any = None,
 ) -> Any:
-    """One name is one execution, also when two ask at once; without a name, AWS makes one up."""
+    """One name is one execution, also when two ask at once; AWS makes up a missing one. An alias is its machine."""
     with _start_lock:
         name = name or str(uuid.uuid4())
-        return original(backend, state_machine_arn, name, execution_input or "{}", trace_header)
+        machine = aliases.get(state_machine_arn, state_machine_arn)
+        return original(backend, machine, name, execution_input or "{}", trace_header)
 
 
 @fixes(ExecutionWorker)

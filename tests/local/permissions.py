@@ -31,6 +31,7 @@ _CALLERS = (
     "AWS::Scheduler::Schedule",
     "AWS::StepFunctions::StateMachine",
 )
+_ONLY_QUALIFIER = "ForAnyValue:StringEquals", "states:StateMachineQualifier"
 _TRANSACTION_ACTIONS = {
     "ConditionCheck": "dynamodb:ConditionCheckItem",
     "Delete": "dynamodb:DeleteItem",
@@ -63,17 +64,31 @@ class AwsCall(NamedTuple):
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement of an IAM policy. Both sides may hold `*` and `?`."""
+    """One statement of an IAM policy. Both sides may hold `*` and `?`.
+
+    `qualifier`: the alias of a state machine that its condition asks for. IAM compares resources with the ARN of the
+    machine itself, whichever alias a call names:
+    https://docs.aws.amazon.com/step-functions/latest/dg/auth-version-alias.html
+    """
 
     allows: bool
     actions: tuple[str, ...]
     resources: tuple[str, ...]
+    qualifier: str | None = None
+
+    @property
+    def called(self) -> tuple[str, ...]:
+        """The resources as calls name them."""
+        return tuple(f"{each}:{self.qualifier}" if self.qualifier else each for each in self.resources)
 
     def matches(self, action: str, resource: str | None) -> bool:
         """Whether the statement speaks of this; a resource that is not known matches any."""
-        return _any_matches(self.actions, action, re.IGNORECASE) and (
-            resource is None or _any_matches(self.resources, resource)
-        )
+        if not _any_matches(self.actions, action, re.IGNORECASE):
+            return False
+        if resource is None:
+            return True
+        machine, qualifier = _unqualified(resource)
+        return _any_matches(self.resources, machine) and self.qualifier in (None, qualifier)
 
 
 @dataclass(frozen=True)
@@ -223,7 +238,8 @@ class Permissions:
             case "states":
                 yield action, body.get("stateMachineArn") or body.get("executionArn")
             case "lambda" if path := INVOKE_PATH.fullmatch(unquote(request.path)):
-                name = path[1].split(":")[6 if path[1].startswith("arn:") else 0]
+                named = path[1].split(":")
+                name = ":".join(named[6:] if named[0] == "arn" else named)
                 yield action, self._arn("lambda", f"function:{name}")
             case _:
                 yield action, None
@@ -277,13 +293,30 @@ def _existing(template: Template, *types: str) -> list[Resource]:
 
 
 def _statement(role: str, document: Mapping[str, Any]) -> Statement:
-    if unknown := document.keys() - {"Sid", "Effect", "Action", "Resource"}:
+    if unknown := document.keys() - {"Sid", "Effect", "Action", "Resource", "Condition"}:
         raise TemplateError(f"{role}: the local stack cannot judge {', '.join(sorted(unknown))}")
     return Statement(
         document["Effect"] == "Allow",
         tuple(_listed(document["Action"])),
         tuple(_listed(document["Resource"])),
+        _qualifier(role, document["Condition"]) if "Condition" in document else None,
     )
+
+
+def _qualifier(role: str, condition: Mapping[str, Any]) -> str:
+    operator, key = _ONLY_QUALIFIER
+    match condition.get(operator, {}).get(key):
+        case str(qualifier) if condition == {operator: {key: qualifier}}:
+            return qualifier
+    raise TemplateError(f"{role}: the local stack cannot judge the condition {json.dumps(condition)}")
+
+
+def _unqualified(resource: str) -> tuple[str, str | None]:
+    """The ARN of a state machine without its alias, and the alias; other ARNs as they are."""
+    parts = resource.split(":")
+    if parts[5:6] == ["stateMachine"] and len(parts) == 8:
+        return ":".join(parts[:7]), parts[7]
+    return resource, None
 
 
 def _any_matches(patterns: Iterable[str], value: str, flags: int = 0) -> bool:

@@ -2,6 +2,8 @@
 
 One JSON line on standard output says where everything is; hints for people go to standard error. Environment:
 
+    BIND_ADDRESS     of this machine; nothing: 127.0.0.1. With that of Docker's bridge containers reach the
+                     stack; as long as it runs, build/local.json is a template for `sam local`
     PORT             of the HTTP API; 0 or nothing: any
     STRIPE_API_BASE  another Stripe than the stand-in that is started otherwise
 """
@@ -17,18 +19,24 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
 
-from .stack import ACCESS_KEY, SECRET_KEY, STRIPE_KEY, LocalStack
+from .stack import ACCESS_KEY, REPOSITORY, SECRET_KEY, STRIPE_KEY, LocalStack
 from .stripe_account import StripeAccount
 from .stripe_http import StripeServer
+from .template import ARCHITECTURE
 
 PRICE = "price_dapp"
 """The stand-in's price: one dapp a month."""
+
+LOOPBACK = "127.0.0.1"
+"""What is listened on unless BIND_ADDRESS says otherwise: nobody else reaches it."""
+
+TEMPLATE_FOR_SAM = REPOSITORY / "build" / "local.json"
 
 LEGACY_SKUS = {"1": 1}
 """Dapps per unit of what old orders name; there is no price to read them from."""
@@ -63,22 +71,31 @@ class Product:
 
 
 @contextmanager
-def running(stripe: StripeAccount | str, *, port: int = 0, schedule_seconds: float = 2) -> Iterator[Product]:
+def running(
+    stripe: StripeAccount | str, *, host: str = LOOPBACK, port: int = 0, schedule_seconds: float = 2
+) -> Iterator[Product]:
     """The product with its secrets in place. `stripe` is a stand-in's account, which is served and given the webhook's
     address, or the URL of another Stripe, which knows by itself where to send its events."""
     api_key = f"rk_test_{secrets.token_hex(16)}"
     webhook_secret = f"whsec_{secrets.token_hex(16)}"
     log = Path(tempfile.mkdtemp(prefix="stripe-cognito-gateway-")) / "functions.log"
     with ExitStack() as opened:
-        url = stripe if isinstance(stripe, str) else opened.enter_context(StripeServer(stripe)).url
+        url = stripe if isinstance(stripe, str) else opened.enter_context(StripeServer(stripe, host=host)).url
         parameters = {
             "StripeApiBase": url,
             "DappPrices": json.dumps(LEGACY_SKUS),
-            "Architecture": "x86_64",
+            "Architecture": ARCHITECTURE,
             "RetryAfterSeconds": "1",
         }
         stack = opened.enter_context(
-            LocalStack(parameters, port=port, log=log, schedule_seconds=schedule_seconds, secrets={STRIPE_KEY: api_key})
+            LocalStack(
+                parameters,
+                host=host,
+                port=port,
+                log=log,
+                schedule_seconds=schedule_seconds,
+                secrets={STRIPE_KEY: api_key},
+            )
         )
         stack.put_secret("StripeWebhookSecret", webhook_secret)
         if isinstance(stripe, StripeAccount):
@@ -94,33 +111,64 @@ def running(stripe: StripeAccount | str, *, port: int = 0, schedule_seconds: flo
 def main(environ: Mapping[str, str]) -> int:
     """Serve until SIGINT or SIGTERM; the exit status."""
     try:
-        port, stripe_api = _port(environ.get("PORT", "")), _stripe_api(environ.get("STRIPE_API_BASE", ""))
+        host = _address(environ.get("BIND_ADDRESS", ""))
+        port = _port(environ.get("PORT", ""), host)
+        stripe_api = _stripe_api(environ.get("STRIPE_API_BASE", ""))
     except SettingError as error:
         print(error, file=sys.stderr)
         return 2
     asked_to_end: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _frame: asked_to_end.put(number))
-    with _sole_writer_of_stdout() as out, running(stripe_api or StripeAccount(), port=port) as product:
+    with (
+        _sole_writer_of_stdout() as out,
+        running(stripe_api or StripeAccount(), host=host, port=port) as product,
+        _template_for_sam(product.stack) if host != LOOPBACK else nullcontext(),
+    ):
         print(json.dumps(product.addresses()), file=out, flush=True)
-        print(_hints(product, own_stripe=not stripe_api), file=sys.stderr, flush=True)
+        print(_hints(product, own_stripe=not stripe_api, in_containers=host != LOOPBACK), file=sys.stderr, flush=True)
         _show_mail(product.stack, asked_to_end)
     return 0
 
 
-def _port(text: str) -> int:
+@contextmanager
+def _template_for_sam(stack: LocalStack) -> Iterator[None]:
+    """In this block the template for `sam local` lies where the README says."""
+    TEMPLATE_FOR_SAM.parent.mkdir(exist_ok=True)
+    TEMPLATE_FOR_SAM.write_text(json.dumps(stack.for_sam(), indent=2), encoding="utf-8")
+    try:
+        yield
+    finally:
+        TEMPLATE_FOR_SAM.unlink(missing_ok=True)
+
+
+def _address(text: str) -> str:
+    """An address of this machine; the one that nobody else reaches unless it is said."""
+    if why := _refusal(text or LOOPBACK, 0):
+        raise SettingError(f"BIND_ADDRESS {text} cannot be used: {why}")
+    return text or LOOPBACK
+
+
+def _port(text: str, host: str) -> int:
     """A port that is free now."""
     if not text:
         return 0
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
         raise SettingError(f"PORT must be a number from 0 to 65535, not {text!r}")
+    if why := _refusal(host, int(text)):
+        raise SettingError(f"PORT {text} cannot be used: {why}")
+    return int(text)
+
+
+def _refusal(host: str, port: int) -> str | None:
+    """Why nobody can listen there now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", int(text)))
+            probe.bind((host, port))
         except OSError as error:
-            raise SettingError(f"PORT {text} cannot be used: {error.strerror}") from None
-    return int(text)
+            return error.strerror or str(error)
+    return None
 
 
 def _stripe_api(text: str) -> str:
@@ -139,7 +187,7 @@ def _sole_writer_of_stdout() -> Iterator[TextIO]:
         yield out
 
 
-def _hints(product: Product, *, own_stripe: bool) -> str:
+def _hints(product: Product, *, own_stripe: bool, in_containers: bool) -> str:
     stack = product.stack
     buying = [
         f"Stripe is {product.stripe_api}. It does not know the webhook: sign events with webhook_secret,",
@@ -153,6 +201,11 @@ def _hints(product: Product, *, own_stripe: bool) -> str:
             "What else can happen at Stripe (refunds, failing cards, an outage):",
             f"  curl {product.stripe_api}/_standin",
         ]
+    invoking = [
+        f"Run a function in a container, after sam build --parameter-overrides Architecture={ARCHITECTURE}:",
+        "  sam local invoke ReadOrdersFunction -e tests/events/read_orders.json"
+        f" -t {TEMPLATE_FOR_SAM.relative_to(REPOSITORY)}",
+    ]
     return "\n".join(
         [
             "",
@@ -163,6 +216,7 @@ def _hints(product: Product, *, own_stripe: bool) -> str:
             "Ask why a user is as they are (README, Operating, has the other calls):",
             f"  curl --aws-sigv4 aws:amz:{stack.region}:execute-api --user {ACCESS_KEY}:{SECRET_KEY}"
             f""" -d '{{"email": "buyer@example.com", "history": true}}' {stack.api}/read""",
+            *(invoking if in_containers else []),
             f"Log of the functions: {product.log}",
             "Nothing sends mail here: welcome mails appear below. Ctrl-C ends it all.",
         ]

@@ -54,7 +54,7 @@ from .lambda_service import (
     TooManyRequestsError,
 )
 from .permissions import INVOKE_PATH, AwsCall, Call, Permissions, access_key_of, aws_error
-from .template import LOCAL_BUCKET, Physical, Resource, Template, TemplateError
+from .template import LOCAL_BUCKET, Physical, Resource, Template, TemplateError, read
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -69,6 +69,8 @@ IGNORED_TYPES = {
     "AWS::CloudWatch::Alarm",
     "AWS::CloudWatch::CompositeAlarm",
     "AWS::CloudWatch::Dashboard",
+    "AWS::CodeDeploy::Application",  # an update reaches the local stack at once
+    "AWS::CodeDeploy::DeploymentGroup",
     "AWS::IAM::Policy",  # read by permissions.py
     "AWS::IAM::Role",  # so is this
     "AWS::Lambda::EventInvokeConfig",
@@ -210,14 +212,14 @@ class _Handler(MotoRequestHandler):
 
 
 class _Server(ThreadedWSGIServer):
-    """A WSGI server on 127.0.0.1 that leaves no socket and no thread behind."""
+    """A WSGI server on one address of this machine that leaves no socket and no thread behind."""
 
     daemon_threads = False
 
-    def __init__(self, port: int, app: Any) -> None:
+    def __init__(self, host: str, port: int, app: Any) -> None:
         self._connections: set[socket.socket] = set()
-        super().__init__("127.0.0.1", port, app, _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        super().__init__(host, port, app, _Handler)
+        self.url = f"http://{host}:{self.server_port}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
@@ -258,6 +260,7 @@ class LocalStack:
         retry_scale: float = 0.05,
         template: Path = REPOSITORY / "template.yaml",
         python_client: bool = False,
+        host: str = "127.0.0.1",
         secrets: Mapping[str, str] | None = None,
         custom_resources: bool = False,
     ) -> None:
@@ -270,6 +273,7 @@ class LocalStack:
         schedule_seconds: what five minutes of a schedule take; None: only `run_schedules()`.
         retry_scale: seconds really waited for each second of a Retry.
         python_client: use the Runtime API client in Python that macOS needs.
+        host: the address of this machine that everything listens on.
         secrets: what exists in Secrets Manager before the stack does, by name.
         custom_resources: make those too, by their functions; otherwise references to them are placeholders.
 
@@ -280,7 +284,7 @@ class LocalStack:
         self._opened = contextlib.ExitStack()
         self._opened.callback(_ONE_AT_A_TIME.release)
         try:
-            self._open(parameters, code, layers, python, port, log, retry_scale, template, python_client)
+            self._open(parameters, code, layers, python, host, port, log, retry_scale, template, python_client)
             self._make(secrets or {}, custom_resources)
             self._start_schedules(schedule_seconds)
         except BaseException:
@@ -293,6 +297,7 @@ class LocalStack:
         code: Path | None,
         layers: Sequence[Path],
         python: str,
+        host: str,
         port: int,
         log: Path | None,
         retry_scale: float,
@@ -323,9 +328,9 @@ class LocalStack:
         moto_api_backend.reset()
         self._opened.callback(moto_api_backend.reset)
         self._moto = DomainDispatcherApplication(create_backend_app)
-        endpoint = _Server(0, self._answer_aws)
+        endpoint = _Server(host, 0, self._answer_aws)
         self._opened.callback(endpoint.close)
-        front = _Server(port, self._answer_api)
+        front = _Server(host, port, self._answer_api)
         self._opened.callback(front.close)
         self.aws_endpoint = endpoint.url
         self.api = front.url
@@ -334,6 +339,7 @@ class LocalStack:
         moto_fixes.endpoint = endpoint.url
         moto_fixes.retry_scale = retry_scale
         moto_fixes.access_keys.clear()
+        moto_fixes.aliases.clear()
         moto_fixes.outbox.clear()
         moto_fixes.mail.restore()
         moto_fixes.stopping.clear()
@@ -429,6 +435,32 @@ class LocalStack:
                     aws_secret_access_key=SECRET_KEY,
                 )
             return self._clients[key]
+
+    def for_sam(self, build: Path = REPOSITORY / ".aws-sam" / "build") -> dict[str, Any]:
+        """The template for `sam local`: the functions that `sam build` made, with the variables that they have here.
+
+        Each calls AWS as itself, so its role counts in a container as well. The stack must listen on an address that
+        containers reach.
+        """
+        source = read(self._source)
+        for name, value in self.template.parameters.items():
+            source["Parameters"][name]["Default"] = ",".join(value) if isinstance(value, list) else value
+        source["Globals"]["Function"].pop("Environment", None)
+        for logical_id, resource in source["Resources"].items():
+            match resource["Type"]:
+                case "AWS::Serverless::Function" if logical_id in self.template.physical:
+                    function = self._functions.find(self.template.physical[logical_id].ref)
+                    variables = {
+                        **function.environment,
+                        "AWS_ENDPOINT_URL": self.aws_endpoint,
+                        "AWS_ACCESS_KEY_ID": function.access_key,
+                        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+                    }
+                    resource["Properties"]["CodeUri"] = str(build / logical_id)
+                    resource["Properties"]["Environment"] = {"Variables": variables}
+                case "AWS::Serverless::LayerVersion":
+                    resource["Properties"]["ContentUri"] = str(build / logical_id)
+        return source
 
     def invoke(self, logical_id: str, payload: Any) -> Invocation:
         """Invokes a function by its logical id."""
@@ -703,6 +735,14 @@ class LocalStack:
                 self.template.created(logical_id, f"{arn}:{properties['Name']}")
             case "AWS::StepFunctions::StateMachine":
                 self._create_state_machine(logical_id, properties)
+            case "AWS::StepFunctions::StateMachineVersion":
+                arn = f"{properties['StateMachineArn']}:1"
+                self.template.created(logical_id, arn, Arn=arn)
+            case "AWS::StepFunctions::StateMachineAlias":
+                machine, _, _ = properties["DeploymentPreference"]["StateMachineVersionArn"].rpartition(":")
+                arn = f"{machine}:{properties['Name']}"
+                moto_fixes.aliases[arn] = machine
+                self.template.created(logical_id, arn, Arn=arn)
             case "AWS::ApiGatewayV2::Api":
                 self._create_http_api(logical_id, properties)
             case "AWS::Events::Rule" | "AWS::Scheduler::Schedule":
@@ -828,7 +868,7 @@ class LocalStack:
         )
         moto_fixes.access_keys[role] = access_key_of(logical_id)
         arn = made["stateMachineArn"]
-        self.template.created(logical_id, arn, Arn=arn, Name=name)
+        self.template.created(logical_id, arn, Arn=arn, Name=name, StateMachineRevisionId="1")
 
     def _create_http_api(self, logical_id: str, properties: dict[str, Any]) -> None:
         if self._http_api:

@@ -1,4 +1,4 @@
-"""The HTTP face of a StripeAccount, on 127.0.0.1 only.
+"""The HTTP face of a StripeAccount, on one address of this machine.
 
 `/v1/…` answers the stripe library: stripe.StripeClient(key, base_addresses={"api": server.url}).
 `/_standin/…` lets a person with curl be the buyer, the bank or the weather:
@@ -189,15 +189,15 @@ class QuietHandler(WSGIRequestHandler):
 
 
 class StripeServer:
-    """Serves an account on 127.0.0.1 from a thread, until `close` or the end of the block.
+    """Serves an account on `host` from a thread, until `close` or the end of the block.
 
     Closing also stops the account's deliveries.
     """
 
-    def __init__(self, account: StripeAccount, port: int = 0) -> None:
+    def __init__(self, account: StripeAccount, port: int = 0, host: str = "127.0.0.1") -> None:
         self.account = account
-        self._server = make_server("127.0.0.1", port, StripeApp(account), threaded=True, request_handler=QuietHandler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._server = make_server(host, port, StripeApp(account), threaded=True, request_handler=QuietHandler)
+        self.url = f"http://{host}:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import platform
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,8 +17,14 @@ from samtranslator.metrics.metrics import DummyMetricsPublisher, Metrics
 from samtranslator.parser.parser import Parser
 from samtranslator.translator.translator import Translator
 
+ARCHITECTURE = {"aarch64": "arm64", "arm64": "arm64"}.get(platform.machine(), "x86_64")
+"""This machine's, as the template names it."""
+
 LOCAL_BUCKET = "local"
 """Stands for the folder of the template in the translated `Code` and `DefinitionS3Location`."""
+
+# SAM's own service has a list of features under test, and misses it here at every alias.
+logging.getLogger("samtranslator.feature_toggle.feature_toggle").setLevel(logging.ERROR)
 
 _PATH_PROPERTIES = ("CodeUri", "ContentUri", "DefinitionUri")
 _VARIABLE = re.compile(r"\$\{([^!][^}]*)\}")
@@ -48,6 +56,13 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_multi_constructor("!", _Loader.short_form)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A template as it is written, with `!Ref` and the like in their long forms."""
+    # The loader above derives from SafeLoader.
+    source: dict[str, Any] = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+    return source
 
 
 @dataclass(frozen=True)
@@ -85,8 +100,7 @@ class Template:
         stack_name: str = "local",
     ) -> None:
         self.folder = path.parent
-        # The loader above derives from SafeLoader.
-        source = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
+        source = read(path)
         self.parameters = _parameter_values(source.get("Parameters", {}), parameters)
         self.pseudo: dict[str, Any] = {
             "AWS::AccountId": account_id,

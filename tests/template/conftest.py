@@ -8,6 +8,7 @@ import ast
 import copy
 import functools
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,9 @@ from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
 REPOSITORY = Path(__file__).parents[2]
+
+# SAM's own service has a list of features under test, and misses it here at every alias.
+logging.getLogger("samtranslator.feature_toggle.feature_toggle").setLevel(logging.ERROR)
 
 
 @dataclass
@@ -201,15 +205,17 @@ def answered(source: str, function: str = "handler") -> set[str]:
     return keys
 
 
-def _translated() -> dict[str, Any]:
+def translated(change: Callable[[Any], object] = lambda source: None, **parameters: str) -> dict[str, Any]:
+    """The template as SAM hands it to CloudFormation; `change` is made to its source before."""
     source = yaml_parse((REPOSITORY / "template.yaml").read_text(encoding="utf-8"))
     for properties in (source["Globals"]["Function"], *(each["Properties"] for each in source["Resources"].values())):
         for name in ("CodeUri", "ContentUri", "DefinitionUri"):
             if name in properties:  # SAM's translator takes what "sam package" leaves
                 properties[name] = f"s3://package/{properties[name]}"
+    change(source)
     session = boto3.Session(region_name="us-east-1")
-    translated = Translator({}, Parser(), boto_session=session).translate(source, {})
-    return dict(json.loads(json.dumps(translated)))
+    answer = Translator({}, Parser(), boto_session=session).translate(source, parameters)
+    return dict(json.loads(json.dumps(answer)))
 
 
 def _read() -> Application:
@@ -220,7 +226,7 @@ def _read() -> Application:
         definitions={
             path.name.removesuffix(".asl.json"): json.loads(path.read_text(encoding="utf-8")) for path in machines
         },
-        template=_translated(),
+        template=translated(),
         sources={
             path.relative_to(functions).as_posix(): path.read_text(encoding="utf-8")
             for path in sorted(functions.rglob("*.py"))

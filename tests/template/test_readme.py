@@ -1,14 +1,17 @@
 """What the README shows is true today."""
 
 import ast
+import json
 import re
 
 import pytest
+from botocore.validate import validate_parameters
 
 from gateway import errors, events
 from gateway.errors import GatewayError
+from tests import runbook
 from tests.diagram import README, definitions, drawn
-from tests.template.conftest import REPOSITORY
+from tests.template.conftest import REPOSITORY, application
 
 TEXT = README.read_text(encoding="utf-8")
 LEGACY = ("order.", "order_return.")  # Stripe offers them to no new endpoint
@@ -43,6 +46,125 @@ def test_every_error_that_can_end_an_execution_is_explained() -> None:
     named = {name for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, GatewayError)}
     missing = {name for name in named - answered - {"GatewayError"} if f"`{name}`" not in TEXT}
     assert missing == set()
+
+
+# ------------------------------------------------------------------ the Runbook
+
+OF_THE_CLI = ["aws logs tail"]  # made by the AWS CLI itself, of several calls
+ALARM = "WebhookErrorsAlarm"
+
+
+def unexplained(text: str) -> list[str]:
+    """What is wrong with the Runbook's paragraphs."""
+    named = re.findall(r"(?m)^\*\*`(\w+Alarm)`\*\*", runbook.section(text))
+    alarms = application().resources("AWS::CloudWatch::Alarm").keys()
+    problems = [f"{name} has no paragraph" for name in sorted(alarms - set(named))]
+    problems += [f"{name} is no alarm" for name in sorted(set(named) - alarms)]
+    problems += [f"{name} has several paragraphs" for name in sorted(set(named)) if named.count(name) > 1]
+    for name, paragraph in runbook.paragraphs(text).items():
+        said = runbook.parts(paragraph)
+        if tuple(said) != runbook.PARTS or not all(each.strip() for each in said.values()):
+            problems.append(f"{name} does not say what to {', '.join(runbook.PARTS)}, in this order")
+    return problems
+
+
+def unusable(text: str) -> list[str]:
+    """Commands that the AWS CLI would not take."""
+    problems = []
+    for command in runbook.commands(text):
+        if any(command.startswith(each) for each in OF_THE_CLI):
+            continue
+        try:
+            found = runbook.parsed(command)
+            validate_parameters(found.parameters, found.shape)
+        except (Exception, AssertionError) as error:
+            problems.append(f"{command}: {error!r}")
+    return problems
+
+
+def test_every_alarm_has_a_paragraph_and_every_paragraph_an_alarm() -> None:
+    assert unexplained(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (f"**`{ALARM}`**", "**`WebhookAlarm`**"),
+        (f"**`{ALARM}`**", "**`NoEventAlarm`**"),
+        (f"**`{ALARM}`**", f"`{ALARM}`"),
+        ("*Mend:*", "Mend:"),
+        ("*Verify:*", "*Check:*"),
+    ],
+)
+def test_an_alarm_that_is_not_explained_is_found(old: str, new: str) -> None:
+    assert old in TEXT
+    before, paragraph = TEXT.split("## Runbook", 1)
+    assert unexplained(f"{before}## Runbook{paragraph.replace(old, new, 1)}") != []
+
+
+def test_every_command_of_the_runbook_is_one_that_the_aws_cli_takes() -> None:
+    assert len(runbook.commands(TEXT)) > 20
+    assert unusable(TEXT) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("aws dynamodb create-backup", "aws dynamodb make-backup"),
+        ("--backup-name restored", "--name restored"),
+        ("--backup-name restored", ""),
+        ("Enabled=true,AttributeName", "On=true,AttributeName"),
+        ("--no-deletion-protection-enabled", "--deletion-protection-enabled no"),
+        ("aws lambda invoke --function-name", "aws lambda invoke --name"),
+    ],
+)
+def test_a_command_that_the_aws_cli_does_not_take_is_found(old: str, new: str) -> None:
+    before, rest = TEXT.split("## Runbook", 1)
+    assert old in rest
+    assert unusable(f"{before}## Runbook{rest.replace(old, new, 1)}") != []
+
+
+def test_what_is_imported_into_a_new_stack_is_what_a_deleted_one_leaves_and_refers_to_nothing_else() -> None:
+    """jq is not here, so its filter is carried out by hand. Every deployment leaves old versions of the code, too."""
+    (filtered,) = (command for command in runbook.in_blocks(TEXT) if command.startswith("jq "))
+    names, removed = re.search(r"\.Resources \| \{([^}]+)\}", filtered), re.search(r"del\((.*)\)", filtered)
+    assert names is not None
+    assert removed is not None
+    assert removed[1].rstrip(")") == ".[].DependsOn, .UserPool.Properties.LambdaConfig"
+    template = application().template
+    kept = {name: dict(template["Resources"][name]) for name in names[1].split(", ")}
+    left = {name for name, body in template["Resources"].items() if body.get("DeletionPolicy") == "Retain"}
+    left = {name for name in left if not template["Resources"][name]["Type"].endswith("Version")}
+    assert kept.keys() == left
+    for body in kept.values():
+        body.pop("DependsOn", None)
+    del kept["UserPool"]["Properties"]["LambdaConfig"]
+    referred = set(re.findall(r'"Ref": "([\w:]+)"|"Fn::GetAtt": \["(\w+)"', json.dumps(kept)))
+    referred = {name for pair in referred for name in pair if name and not name.startswith("AWS::")}
+    assert referred <= kept.keys() | template["Parameters"].keys()
+    assert referred & template["Parameters"].keys()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ('{ $.function = "*Webhook*" && $.level = "ERROR" }', True),
+        ('{ $.function = "*Webhook*" && $.level = "INFO" }', False),
+        ('{ $.answer.outcome = "held" || $.answer.outcome = "comped" }', True),
+        ('"oldest open order"', True),
+        ('"oldest order"', False),
+        ("?SettingMissing ?oldest", True),
+        ("oldest SettingMissing", False),
+    ],
+)
+def test_a_filter_of_logs_is_read_as_cloudwatch_reads_it(pattern: str, found: bool) -> None:
+    line = {
+        "function": "gateway-WebhookFunction-1",
+        "level": "ERROR",
+        "message": "oldest open order",
+        "answer": {"outcome": "held"},
+    }
+    assert runbook.matches(pattern, line) is found
 
 
 def threats(text: str) -> dict[str, list[str]]:

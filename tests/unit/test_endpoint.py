@@ -247,13 +247,16 @@ OURS = {"AccountUnknown": 404, "AccountAmbiguous": 409, "DeletionUnderWay": 409,
 
 class TestFailure:
     @pytest.mark.parametrize("error", NAMED, ids=lambda each: each.__name__)
-    def test_says_whether_to_ask_again(self, desk: Desk, error: type[GatewayError], lines: list[str]) -> None:
+    def test_says_whether_to_ask_again(
+        self, desk: Desk, error: type[GatewayError], lines: list[str], counted: Callable[[], dict[str, float]]
+    ) -> None:
         name = error.__name__
         desk.error = error("what to do")
         expected = OURS.get(name, 503 if name in PASSING else 502)
         assert desk.ask() == (expected, {"error": name, "message": "what to do"})
         line = json.loads(lines[-1])
         assert (line["level"], line["message"], line["status"]) == ("WARNING", f"{name}: what to do", expected)
+        assert counted() == ({"Throttled": 1} if name.endswith("Throttled") else {})
 
     @pytest.mark.parametrize("error", [ValueError(EMAIL), KeyError(EMAIL), UnicodeError(EMAIL), RecursionError(EMAIL)])
     def test_of_ours_is_told_without_its_text(self, desk: Desk, error: Exception, lines: list[str]) -> None:

@@ -136,6 +136,7 @@ def test_an_execution_is_shown_by_the_console_of_its_partition(partition: str, r
     machine = f"arn:{partition}:states:{region}:123456789012:stateMachine:fulfillment"
     execution = execution_arn(machine, "evt_1-r2")
     assert execution == f"arn:{partition}:states:{region}:123456789012:execution:fulfillment:evt_1-r2"
+    assert execution_arn(f"{machine}:live", "evt_1-r2") == execution
     link = f"https://{host}/states/home?region={region}#/v2/executions/details/{execution}"
     assert console_link(execution) == link
 

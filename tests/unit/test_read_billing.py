@@ -480,6 +480,7 @@ class TestMetrics:
             ([Item("seat", 1, "1"), Item("coffee", 2, None), Item("tea", 9, None)], {"IgnoredItem": 2}),
             ([Item("seat", 1, "1"), Item("forgotten", 2, None, stray=True)], {"AccessAlarm": 1}),
             ([Item("seat", 1, "one")], {"AccessAlarm": 1}),
+            ([Item("seat", 2, "900000000")], {"LimitClamped": 1}),
             ([Item("coffee", 1, None)], {"IgnoredItem": 1}),
         ],
     )

@@ -86,14 +86,21 @@ class World:
         left = [120] if seconds is None else list(seconds)
         context = SimpleNamespace(
             function_name="run-due",
+            aws_request_id="request-1",
             get_remaining_time_in_millis=lambda: (left.pop(0) if len(left) > 1 else left[0]) * 1000,
         )
         answer = self._module.handler({"source": "aws.scheduler"}, context)
         assert answer.keys() == {"started"}
         return int(answer["started"])
 
-    def receive(self, event_id: str = "evt_1", customer_id: str | None = "cus_1", order_id: str = "in_1") -> Attempt:
-        """An order in the ledger as the webhook records it, whose run never says a word."""
+    def receive(
+        self,
+        event_id: str = "evt_1",
+        customer_id: str | None = "cus_1",
+        order_id: str = "in_1",
+        problem: str | None = None,
+    ) -> Attempt:
+        """An order in the ledger as the webhook records it, whose run never says a word, or that cannot be run."""
         now = int(self.clock.now)
         order = Order(
             event_id=event_id,
@@ -111,7 +118,7 @@ class World:
             status="paid",
             updated=now,
         )
-        assert self.ledger.record(order, now) is None
+        assert self.ledger.record(order, now, problem=problem) is None
         return Attempt(event_id, order_id, customer_id, 1, "RECEIVED", now)
 
     def fail(self, event_id: str = "evt_1", retry_in: int = 300) -> None:
@@ -178,12 +185,18 @@ def in_shards(count: int, shard: int | None = None) -> list[str]:
     return found
 
 
+def of_runs(counted: dict[str, float]) -> dict[str, float]:
+    """What was counted of what was started."""
+    return {name: times for name, times in counted.items() if name in ("DueStarted", "OrderStuck")}
+
+
 # ------------------------------------------------------------------ orders
 
 
 def test_nothing_is_due(world: World, counted: Callable[[], Any]) -> None:
     assert world.run_due() == 0
-    assert counted() == {"DueStarted": 0}
+    zeros = ("DueStarted", "EventReceived", "OldestOpenOrderSeconds", "Reconciled")
+    assert counted() == dict.fromkeys(zeros, 0)
 
 
 class TestOrder:
@@ -199,7 +212,7 @@ class TestOrder:
         }
         assert {(order["state"], order["attempts"]) for order in map(world.order, due)} == {("RECEIVED", 2)}
         assert world.run_due() == 0
-        assert counted() == {"DueStarted": len(due)}
+        assert of_runs(counted()) == {"DueStarted": len(due)}
 
     @pytest.mark.parametrize(
         ("retry_in", "later", "executions"), [(300, 299, []), (300, 300, ["evt_1-r2"]), (1, 10**7, ["evt_1-r2"])]
@@ -240,11 +253,11 @@ class TestOrder:
             world.clock.now += ATTEMPT_SECONDS
             assert world.run_due() == 1
             assert world.machine.calls[-1] == f"evt_1-r{number}"
-        assert counted() == {"DueStarted": MAX_ATTEMPTS - 1}
+        assert of_runs(counted()) == {"DueStarted": MAX_ATTEMPTS - 1}
         world.clock.now += ATTEMPT_SECONDS
         for number in range(MAX_ATTEMPTS + 1, MAX_ATTEMPTS + 4):
             assert world.run_due() == 1
-            assert counted() == {"DueStarted": 1, "OrderStuck": 1}
+            assert of_runs(counted()) == {"DueStarted": 1, "OrderStuck": 1}
             assert world.machine.calls[-1] == f"evt_1-r{number}"
             world.clock.now += DAY - 1
             assert world.run_due() == 0
@@ -279,6 +292,47 @@ class TestOrder:
         assert (world.order()["state"], world.executions) == ("FULFILLED", [])
 
 
+class TestOldest:
+    def test_open_order_is_told_with_its_age(self, world: World, counted: Callable[[], Any], lines: list[str]) -> None:
+        for event_id in in_shards(2 * DUE_SHARDS):
+            world.receive(event_id)
+            world.clock.now += 1
+        world.clock.now += 100
+        world.run_due()
+        assert counted()["OldestOpenOrderSeconds"] == 100 + 2 * DUE_SHARDS
+        (told,) = (json.loads(line) for line in lines if "oldest open order" in line)
+        assert told.items() >= {"event_id": in_shards(1)[0], "received_at": NOW}.items()
+
+    def test_open_order_counts_between_its_runs_too(self, world: World, counted: Callable[[], Any]) -> None:
+        world.has_run(MAX_ATTEMPTS)
+        world.fail(retry_in=DAY)
+        world.clock.now += 60
+        assert world.run_due() == 0
+        assert counted()["OldestOpenOrderSeconds"] == 60
+
+    def test_is_told_although_nothing_can_be_started(self, world: World, counted: Callable[[], Any]) -> None:
+        world.receive()
+        world.clock.now += ATTEMPT_SECONDS
+        world.machine.errors = [refusal("ThrottlingException")]
+        with pytest.raises(StartThrottled):
+            world.run_due()
+        assert counted().items() >= {"OldestOpenOrderSeconds": ATTEMPT_SECONDS, "Throttled": 1}.items()
+
+    @pytest.mark.parametrize("done", ["fulfilled", "unusable", "of a person"])
+    def test_is_no_other_row(self, world: World, counted: Callable[[], Any], done: str) -> None:
+        match done:
+            case "fulfilled":
+                world.receive()
+                world.ledger.close("evt_1", NOW, execution="arn:run", outcome="enabled", reason="sub_1 active")
+            case "unusable":
+                world.receive(problem="UnusableEvent: no id")
+            case _:
+                world.recheck(NOW + 60)
+        world.clock.now += 10
+        world.run_due()
+        assert counted()["OldestOpenOrderSeconds"] == 0
+
+
 # ------------------------------------------------------------------ people
 
 
@@ -298,7 +352,7 @@ class TestPerson:
         facts = {"state": "RECEIVED", "attempts": 1, "party": party, "event_type": "gateway.recheck", "livemode": False}
         assert order.items() >= facts.items()
         assert world.run_due() == 0
-        assert counted() == {"DueStarted": 1}
+        assert of_runs(counted()) == {"DueStarted": 1}
         assert world.due(ATTEMPT_SECONDS) == [RECHECK]  # like any other order from now on
 
     def test_is_not_looked_at_before_that(self, world: World) -> None:
@@ -410,7 +464,7 @@ class TestTime:
         world.clock.now += ATTEMPT_SECONDS
         assert world.run_due([120, 15, 14]) == 2
         assert len(world.executions) == 2
-        assert counted() == {"DueStarted": 2}
+        assert of_runs(counted()) == {"DueStarted": 2}
         rest = world.due()
         assert len(rest) == 3
         assert world.run_due() == 3

@@ -183,7 +183,8 @@ class World:
         return str(answer["PhysicalResourceId"])
 
     def examine(self, **given: Any) -> Json:
-        found: Json = self.module("Doctor", **given).handler({}, SimpleNamespace(function_name="Doctor"))
+        context = SimpleNamespace(function_name="Doctor", aws_request_id="1")
+        found: Json = self.module("Doctor", **given).handler({}, context)
         assert found["healthy"] is not bool(found["wrong"])
         return found
 

@@ -1,15 +1,18 @@
 """gateway.step: what a task reads of its execution, and what leaves it when it fails."""
 
 import json
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway.access import Access, Target, User
-from gateway.errors import GatewayError, PersonBusy, UnexpectedError
+from gateway.errors import GatewayError, LedgerThrottled, PersonBusy, UnexpectedError
 from gateway.ledger import Change
 from gateway.step import Deletion, Run, defect, deletion_step, failure, shape, step
+from gateway.telemetry import metrics
 
 ARN = "arn:aws:states:us-east-1:123456789012:execution:fulfillment:"
 PERSONAL = "payer@example.com"
@@ -210,6 +213,28 @@ class TestStep:
         with pytest.raises(PersonBusy, match=r"^try again$"):
             step(task)(self.EVENT, CONTEXT)
         assert json.loads(lines[-1])["message"] == "PersonBusy: try again"
+
+    @pytest.mark.parametrize(
+        ("error", "expected"), [(LedgerThrottled("later"), {"Throttled": 1}), (PersonBusy("later"), {})]
+    )
+    def test_counts_that_a_service_throttles(
+        self, counted: Callable[[], dict[str, float]], error: GatewayError, expected: dict[str, float]
+    ) -> None:
+        def task(run: Run) -> dict[str, Any]:
+            raise error
+
+        with pytest.raises(type(error)):
+            step(task)(self.EVENT, CONTEXT)
+        assert counted() == expected
+
+    def test_sends_what_its_task_counted_before_it_failed(self, counted: Callable[[], dict[str, float]]) -> None:
+        def task(run: Run) -> dict[str, Any]:
+            metrics.add_metric("Seen", MetricUnit.Count, 2)
+            raise ValueError
+
+        with pytest.raises(UnexpectedError):
+            step(task)(self.EVENT, CONTEXT)
+        assert counted() == {"Seen": 2}
 
     @pytest.mark.parametrize("error", [ValueError(PERSONAL), KeyError(PERSONAL), RuntimeError(PERSONAL, PERSONAL)])
     def test_makes_any_other_error_one_without_personal_data(self, lines: list[str], error: Exception) -> None:

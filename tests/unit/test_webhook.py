@@ -25,7 +25,7 @@ SECRET = "whsec_first"
 NEW_SECRET = "whsec_second"
 EMAIL = "markedmailbox@markeddomain.example"
 NAME = "Markedgiven Markedfamily"
-CONTEXT = SimpleNamespace(function_name="webhook")
+CONTEXT = SimpleNamespace(function_name="webhook", aws_request_id="request-1")
 
 INVOICE = {
     "id": "in_1",
@@ -640,7 +640,7 @@ class TestUnavailable:
             down.setattr(module, "ledger", Ledger(Broken(error), "orders"))
             assert gateway.deliver(event()) == 503
         assert gateway.executions == []
-        assert counted() == {"WebhookUnavailable": 1}
+        assert counted() == {"WebhookUnavailable": 1} | ({"Throttled": 1} if error is THROTTLED else {})
         assert not any(text in line for line in [*lines, gateway.said] for text in (EMAIL, NAME))
         assert gateway.deliver(event()) == 200
         assert gateway.executions == ["evt_1"]
@@ -652,7 +652,8 @@ class TestUnavailable:
         gateway.machine.error = error
         assert gateway.deliver(event()) == 503
         assert gateway.order()["state"] == "RECEIVED"  # RunDue would start it, too
-        assert counted() == {"EventReceived": 1, "WebhookUnavailable": 1}
+        throttled = {"Throttled": 1} if error is THROTTLED else {}
+        assert counted() == {"EventReceived": 1, "WebhookUnavailable": 1} | throttled
         assert not any(text in line for line in [*lines, gateway.said] for text in (EMAIL, NAME))
         gateway.machine.error = None
         assert gateway.deliver(event()) == 200

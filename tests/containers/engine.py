@@ -1,0 +1,195 @@
+"""A Docker engine, and in it an image to run functions in: the user's engine where one answers, else one of our own."""
+
+import ipaddress
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.local.template import ARCHITECTURE
+
+from . import image
+
+BUILD = ["sam", "build", "--parameter-overrides", f"Architecture={ARCHITECTURE}"]
+"""What makes the functions for this machine."""
+
+IMAGE = f"public.ecr.aws/lambda/python:3.13-{ARCHITECTURE}"
+"""The name by which `sam local` asks for Lambda's base image."""
+
+MADE_BY_SAM = "samcli/lambda-python*"
+"""What it makes of that with the layer of the template."""
+
+WITH_LAYER = "stripe-cognito-gateway/lambda-python"
+"""The same, made once for all functions."""
+
+PACKAGES = ("docker.io", "iptables", "iproute2")
+SECONDS_TO_START = 60
+SECONDS_TO_PULL = 300
+
+
+class EngineError(Exception):
+    """No function can be run in a container; the message says what to do."""
+
+
+def docker(*arguments: str, seconds: float | None = None) -> subprocess.CompletedProcess[str]:
+    """What the docker command says; `returncode` may be anything."""
+    try:
+        return subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(arguments, 1, "", f"no answer within {seconds} s")
+
+
+def answers() -> bool:
+    """Whether an engine answers the docker command."""
+    return bool(shutil.which("docker")) and docker("version", seconds=10).returncode == 0
+
+
+def gateway() -> str:
+    """The address of this machine on the bridge that containers are on."""
+    found = docker("network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}")
+    if found.returncode:
+        raise EngineError("the Docker engine has no bridge network that containers could reach this machine by")
+    network = json.loads(found.stdout)[0]
+    return network.get("Gateway") or str(next(ipaddress.ip_network(network["Subnet"]).hosts()))
+
+
+@contextmanager
+def engine() -> Iterator[None]:
+    """In this block an engine answers. Our own leaves nothing behind."""
+    if answers():
+        yield
+        return
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise EngineError(
+            "no Docker engine answers (`docker version`). Start one, or run this as root on Debian, where it installs "
+            "and starts one of its own"
+        )
+    if not all(map(shutil.which, ("docker", "dockerd", "iptables", "ip"))):
+        _install()
+    if answers():  # where services run, installing it starts it
+        yield
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="containers-", ignore_cleanup_errors=True) as folder,
+        _bridge() as bridge,
+        _daemon(Path(folder), bridge),
+    ):
+        yield
+
+
+def _install() -> None:
+    print(f"Installing {', '.join(PACKAGES)} from Debian's packages", file=sys.stderr)
+    for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
+        done = subprocess.run(
+            ["apt-get", "--quiet", *command],
+            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise EngineError(f"apt-get {command[0]} failed:\n{done.stdout}")
+
+
+@contextmanager
+def _bridge() -> Iterator[str]:
+    """A network of its own, so that two engines on one machine do not give out the same addresses."""
+    number = next(each for each in range(256) if not Path(f"/sys/class/net/containers{each}").exists())
+    name = f"containers{number}"
+    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    try:
+        subprocess.run(["ip", "address", "add", f"172.30.{number}.1/24", "dev", name], check=True)
+        subprocess.run(["ip", "link", "set", name, "up"], check=True)
+        yield name
+    finally:
+        subprocess.run(["ip", "link", "delete", name], check=False)
+
+
+@contextmanager
+def _daemon(folder: Path, bridge: str) -> Iterator[None]:
+    """An engine whose data and socket lie in this folder. It touches neither firewall nor routes: what runs in it
+    reaches this machine, and nothing else."""
+    log = folder / "log"
+    os.environ["DOCKER_HOST"] = f"unix://{folder}/socket"  # for the docker command and the SAM CLI
+    options = {
+        "host": os.environ["DOCKER_HOST"],
+        "data-root": folder / "data",
+        "exec-root": folder / "run",
+        "pidfile": folder / "pid",
+        "bridge": bridge,
+        **dict.fromkeys(("iptables", "ip6tables", "ip-forward", "ip-masq"), "false"),
+    }
+    with log.open("wb") as output:
+        daemon = subprocess.Popen(
+            ["dockerd", *(f"--{name}={value}" for name, value in options.items())],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the tests; the engine ends after them
+        )
+    try:
+        deadline = time.monotonic() + SECONDS_TO_START
+        while not answers():
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                raise EngineError(f"dockerd did not start:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.1)
+        yield
+    finally:
+        if left := docker("ps", "--all", "--quiet").stdout.split():
+            docker("rm", "--force", *left)
+        daemon.terminate()
+        daemon.wait()
+
+
+@contextmanager
+def images(packages: Path, layer: Path) -> Iterator[str]:
+    """In this block the engine has Lambda's base image (its own, else AWS's, else our stand-in) and
+    that with our layer. Says which it is."""
+    has_one = docker("image", "inspect", IMAGE).returncode == 0
+    pulled = has_one or docker("pull", IMAGE, seconds=SECONDS_TO_PULL).returncode == 0
+    try:
+        _remove(*_named(WITH_LAYER))  # of a run that was killed
+        if not pulled:
+            _import(packages)
+        _add(layer)
+        yield "AWS's image" if pulled else "the stand-in of AWS's image, which cannot be pulled"
+    finally:  # the engine may be the user's
+        _remove(*_named(WITH_LAYER))
+        if not pulled:
+            _remove(*_named(MADE_BY_SAM, "--filter", f"since={IMAGE}"), IMAGE)
+
+
+def _named(name: str, *options: str) -> list[str]:
+    return docker("images", "--format", "{{.Repository}}:{{.Tag}}", *options, name).stdout.split()
+
+
+def _remove(*names: str) -> None:
+    if names:
+        docker("image", "rm", "--force", *names)
+
+
+def _import(packages: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        image.fill(Path(folder), packages)
+        with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as packed:
+            done = subprocess.run(
+                ["docker", "import", "-", IMAGE], stdin=packed.stdout, capture_output=True, text=True, check=False
+            )
+    if packed.returncode or done.returncode:
+        raise EngineError(f"the stand-in of Lambda's image cannot be imported: {done.stderr}")
+
+
+def _add(layer: Path) -> None:
+    """`sam local` adds a layer of the template to the image anew at every start, which takes most of the time."""
+    with tempfile.NamedTemporaryFile("w", suffix=".dockerfile") as recipe:
+        recipe.write(f"FROM {IMAGE}\nCOPY . /opt\n")
+        recipe.flush()
+        done = docker("build", "--quiet", "--tag", WITH_LAYER, "--file", recipe.name, str(layer))
+    if done.returncode:
+        raise EngineError(f"the layer cannot be added to Lambda's image: {done.stderr}")
