@@ -153,7 +153,8 @@ def delete_alias(arn: str, properties: Properties) -> None:
 
 
 def _routing(properties: Properties) -> list[Properties]:
-    return [{"stateMachineVersionArn": properties["StateMachineVersionArn"], "weight": 100}]
+    version = properties["DeploymentPreference"]["StateMachineVersionArn"]
+    return [{"stateMachineVersionArn": version, "weight": 100}]
 
 
 _enforce = iam_evaluator.enforce
@@ -169,6 +170,24 @@ def enforce(access_key: str, action: str, service: str, region: str, **more: Any
 
 
 iam_evaluator.enforce = enforce
+
+
+# ------------------------------------------------------------------ alarms
+
+_alarm = provisioners._cw_metric_alarm_record
+
+
+def alarm(name: str, properties: Properties) -> Properties:
+    """An alarm may watch an expression over several metrics; here it is kept as one that watches the first of them."""
+    if "Metrics" in properties:
+        first = next(each["MetricStat"] for each in properties["Metrics"] if "MetricStat" in each)
+        properties = {**properties, **first["Metric"], "Period": first["Period"], "Statistic": first["Stat"]}
+        del properties["Metrics"]
+    record: Properties = _alarm(name, properties)
+    return record
+
+
+provisioners._cw_metric_alarm_record = alarm
 
 
 # ------------------------------------------------------------------ CodeDeploy
