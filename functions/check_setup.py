@@ -21,7 +21,6 @@ POOL_ID = optional("USER_POOL_ID")  # of your own; one that this stack makes is 
 CLIENTS = (optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split()
 
 key = Secret(aws.client("secretsmanager"), required("STRIPE_API_KEY_SECRET"), time.monotonic)
-account = account_with(key)
 pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
 
 
@@ -29,10 +28,13 @@ pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
 def handler(request: Request) -> None:
     if request.kind == "Delete":
         return
-    request.resource = "setup"
+    # Another id at every request: CloudFormation then takes back by a Delete, which cannot fail. An Update with the old
+    # properties would ask all of this again, of a Stripe that may be the reason.
+    request.resource = f"setup-{request.id}"
     before = request.before.get("StripeMode", MODE)
     if before != MODE:
         raise SetupWrong(f"StripeMode was {before}, and a ledger is of one mode: deploy a second stack for {MODE} mode")
+    account = account_with(key)  # here, so that DappPrices that cannot be read are a reason, too
     problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES) or checkup.of_prices(account)
     if pool is not None:
         problems += checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)

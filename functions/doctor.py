@@ -4,10 +4,11 @@ in      anything (not read)
 out     {"healthy": whether nothing is wrong, "wrong": [what, and what to do], "advice": [what will not do for long]};
         the metric SetupWrong counts what is wrong, 0 when nothing is
 raises  StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable
-        (passing), LedgerRejected, CognitoRejected, StripeRejected (lasting)
+        (passing)
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -15,7 +16,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from gateway import aws, checkup, signature
 from gateway.account import account_with
 from gateway.bought import require_known_account
-from gateway.errors import BillingIncomplete, SecretUnavailable
+from gateway.errors import BillingIncomplete, CognitoRejected, LedgerRejected, SecretUnavailable, StripeRejected
 from gateway.ledger import Ledger
 from gateway.secret import Secret
 from gateway.settings import one_of, optional, required, whole_number
@@ -38,11 +39,27 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 @count
 def handler(event: object, context: Any) -> dict[str, Any]:
     logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
-    wrong = [*_of_stripe(), *checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)]
+    wrong = [*_asked(_of_stripe), *_asked(_of_pool)]
     metrics.add_metric("SetupWrong", MetricUnit.Count, len(wrong))
     for each in wrong:
         logger.error("SetupWrong: %s", each)
-    return {"healthy": not wrong, "wrong": wrong, "advice": checkup.advice(pool)}
+    return {"healthy": not wrong, "wrong": wrong, "advice": _asked(_advice)}
+
+
+def _asked(look: Callable[[], list[str]]) -> list[str]:
+    """What a look finds; that it cannot be had is a finding as well, unless it passes."""
+    try:
+        return look()
+    except (CognitoRejected, LedgerRejected, StripeRejected) as error:
+        return [f"{type(error).__name__}: {error}"]
+
+
+def _of_pool() -> list[str]:
+    return checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)
+
+
+def _advice() -> list[str]:
+    return checkup.advice(pool)
 
 
 def _of_stripe() -> list[str]:
@@ -60,8 +77,7 @@ def _of_account() -> list[str]:
 
 def _of_endpoint() -> list[str]:
     try:
-        signing.refresh()
-        secrets = signature.secrets_in(signing.text())
+        secrets = signature.secrets_in(signing.latest())
     except SecretUnavailable:
         secrets = []
     return checkup.of_endpoint(account, URL, signing_secrets=len(secrets))

@@ -22,7 +22,6 @@ signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_A
 
 @custom_resource
 def handler(request: Request) -> None:
-    signing.refresh()
     if request.kind == "Delete":
         _disable(request.resource)
     elif request.kind == "Update" and _fits(request.resource):
@@ -32,20 +31,23 @@ def handler(request: Request) -> None:
         request.resource, secret = account.add_endpoint(
             request.properties["Url"], ENDPOINT_TYPES, ENDPOINT_VERSION, request.stack, key=request.id
         )
-        signing.put(signature.with_secret(signing.text(), request.resource, secret))
+        signing.put(signature.with_secret(signing.latest(), request.resource, secret))
 
 
 def _fits(endpoint: str) -> bool:
     """Whether the endpoint is still at Stripe, speaks the right API version, and has its signing secret here."""
     versions = {each["id"]: each["api_version"] for each in account.endpoints()}
-    return versions.get(endpoint) == ENDPOINT_VERSION and signature.has_secret(signing.text(), endpoint)
+    return versions.get(endpoint) == ENDPOINT_VERSION and signature.has_secret(signing.latest(), endpoint)
 
 
 def _disable(endpoint: str) -> None:
     if not endpoint.startswith("we_"):  # it was never made
         return
     try:
-        account.disable_endpoint(endpoint)
-    except (SecretUnavailable, StripeKeyRejected) as error:  # the key went first; whoever deletes a stack cannot wait
+        if not account.disable_endpoint(endpoint):
+            # Of another account, or deleted. The other one may still send: its events stay welcome.
+            logger.warning("Stripe does not know %s with this key", endpoint)
+            return
+        signing.put(signature.without_secret(signing.latest(), endpoint))
+    except (SecretUnavailable, StripeKeyRejected) as error:  # a secret went first; whoever deletes a stack cannot wait
         logger.warning("disable %s in Stripe by hand: %s", endpoint, error)
-    signing.put(signature.without_secret(signing.text(), endpoint))

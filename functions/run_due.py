@@ -12,6 +12,7 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
+from gateway.errors import GatewayError
 from gateway.events import recheck
 from gateway.executions import StateMachine
 from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
@@ -35,7 +36,7 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     for name in COUNTED_BY_OTHERS:
         metrics.add_metric(name, MetricUnit.Count, 0)
     metrics.add_metric("DueStarted", MetricUnit.Count, 0)  # alive, also when nothing is due
-    metrics.add_metric("OldestOpenOrderSeconds", MetricUnit.Seconds, _waiting(now))
+    _measure(now)
     for due in _due(now, context):
         attempt = _of_person(due, now) if isinstance(due, DuePerson) else _next(due, now)
         if attempt is not None:
@@ -46,14 +47,19 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     return {"started": started}
 
 
-def _waiting(now: int) -> int:
-    """How long the oldest open order has been waiting, in seconds; 0: none is."""
-    oldest = ledger.oldest_open(now)
-    if oldest is None:
-        return 0
-    received_at, event_id = oldest
-    logger.info("oldest open order", event_id=event_id, received_at=received_at)
-    return max(now - received_at, 0)
+def _measure(now: int) -> None:
+    """How long the oldest open order has been waiting; 0: none is. To look must not keep anybody from being run."""
+    try:
+        oldest = ledger.oldest_open(now)
+    except GatewayError as error:
+        logger.warning("%s: %s", type(error).__name__, error)
+        return
+    seconds = 0
+    if oldest is not None:
+        received_at, event_id = oldest
+        seconds = max(now - received_at, 0)
+        logger.info("oldest open order", event_id=event_id, received_at=received_at)
+    metrics.add_metric("OldestOpenOrderSeconds", MetricUnit.Seconds, seconds)
 
 
 def _due(now: int, context: Any) -> Iterator[Attempt | DuePerson]:

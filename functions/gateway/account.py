@@ -99,10 +99,13 @@ class Account(Billing):
         wanted = {"url": url, "enabled_events": sorted(types), "disabled": False}
         self._read(lambda api: api.webhook_endpoints.update(endpoint, wanted))
 
-    def disable_endpoint(self, endpoint: str) -> None:
-        """Have Stripe send no more to an endpoint; one that is gone already stays so."""
-        with contextlib.suppress(BillingIncomplete):
+    def disable_endpoint(self, endpoint: str) -> bool:
+        """Have Stripe send no more to an endpoint; False when this account has none of that id."""
+        try:
             self._read(lambda api: api.webhook_endpoints.update(endpoint, {"disabled": True}))
+        except BillingIncomplete:
+            return False
+        return True
 
     def remove_disabled(self, stack: str) -> None:
         """Delete the disabled endpoints that a stack of this name made here before: Stripe allows sixteen in all."""

@@ -19,8 +19,7 @@ _MODES = {"test": "rk_test_", "live": "rk_live_"}
 def of_stripe(key: Secret, account: Account, mode: str, *, writes_endpoints: bool) -> list[str]:
     """What is wrong with the key, so that nothing else can be asked of Stripe."""
     try:
-        key.refresh()
-        text = key.text()
+        text = key.latest()
     except SecretUnavailable as error:
         return [f"the Stripe key cannot be read: {error}"]
     return _of_key(text, mode) or _of_rights(account, writes_endpoints=writes_endpoints)
@@ -64,7 +63,7 @@ def of_prices(account: Account) -> list[str]:
             break
     else:
         return ["no active price is mapped to dapps: add the metadata dapps to a price or product, or set DappPrices"]
-    return [f"{price} is mapped to {text[:40]!r} dapps, which is no whole number" for price, text in unreadable.items()]
+    return [f"{price} is mapped to {text[:40]!a} dapps, which is no whole number" for price, text in unreadable.items()]
 
 
 def of_pool(pool: Pool, *, max_dapps: int, our_clients: Iterable[str]) -> list[str]:

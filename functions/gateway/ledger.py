@@ -69,7 +69,7 @@ _OLDEST = 100
 
 # How many rows of a shard that are due within a day are looked at for the oldest open order. Where there are more, the
 # alarms have rung long ago.
-_WAITING = 20_000
+_WAITING = 2_000
 
 # How many pages of the ledger are looked through for any customer.
 _PAGES = 20

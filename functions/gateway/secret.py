@@ -31,6 +31,11 @@ class Secret:
             self._read()
         return self._text
 
+    def latest(self) -> str:
+        """The secret as it is now, for who is asked seldom; SecretUnavailable when it cannot be read."""
+        self._read()
+        return self._text
+
     def refresh(self) -> bool:
         """Read again, at most once a minute. True when the secret has changed."""
         if self._clock() - self._read_at < _REFRESH_SECONDS:

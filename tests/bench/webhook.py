@@ -21,7 +21,7 @@ HANDLERS = Path(__file__).with_name("handlers")
 USUAL = REPOSITORY / "build" / "usual"
 RUNTIME = REPOSITORY / ".venv-runtime" / "bin" / "python"
 
-SECRET = "whsec_bench"
+SECRET = "whsec_00000000000bench"
 ANSWERS = {"GetSecretValue": {"SecretString": SECRET}, "PutItem": {}, "StartExecution": {"startDate": 1800000000}}
 ACCOUNT = "us-east-1:123456789012"
 ENVIRONMENT = {

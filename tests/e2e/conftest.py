@@ -38,7 +38,7 @@ from tests.local.stripe_http import StripeServer
 
 Json = dict[str, Any]
 
-WEBHOOK_SECRET, RETIRING_SECRET = "whsec_current", "whsec_retiring"
+WEBHOOK_SECRET, RETIRING_SECRET = "whsec_000000000current", "whsec_00000000retiring"
 API_KEY = "rk_test_first"
 PASSWORD = "Correct-Horse-7-Battery"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:payment-status"

@@ -25,7 +25,7 @@ from tests.watched import Metric
 NAMESPACE = "StripeCognitoGateway"
 STATUSES = {"ExecutionsFailed": "FAILED", "ExecutionsTimedOut": "TIMED_OUT", "ExecutionsAborted": "ABORTED"}
 HOUR = 3600
-ROLLED = "whsec_rolled"
+ROLLED = "whsec_0000000000rolled"
 
 Scenario = Iterator[None]
 

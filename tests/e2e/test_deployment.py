@@ -99,6 +99,7 @@ def stack(shop: Shop) -> Iterator[LocalStack]:
         ("sk_test_deploys", {}, None, "the Stripe key is a secret key, which may do everything"),
         ("rk_live_deploys", {}, None, "the Stripe key is of live mode, and StripeMode is test"),
         (KEY, {"StripeMode": "live"}, None, "the Stripe key is of test mode, and StripeMode is live"),
+        (KEY, {"DappPrices": '{"price_1": "five"}'}, None, "DappPrices gives 'price_1' no whole number of dapps"),
         ("whsec_deploys", {}, None, "the Stripe key does not begin with rk_test_"),
         (KEY, {}, lambda shop: shop.stripe.faults.withdraw("charge_read"), "lacks Charges and Refunds: Read:"),
         (KEY, {}, lambda shop: shop.stripe.faults.withdraw("subscription_write"), "lacks Subscriptions: Write:"),
@@ -214,10 +215,21 @@ def test_while_the_api_version_changes_both_endpoints_are_told_and_an_event_is_o
 
 def test_a_stack_keeps_its_mode(shop: Shop, stack: LocalStack) -> None:
     [before] = shop.endpoints()
-    with pytest.raises(DeploymentFailed, match=r"^Setup: .*StripeMode was test"):
+    with pytest.raises(DeploymentFailed, match=r"^Setup: .*StripeMode was test") as failed:
         stack.update(StripeMode="live")
+    assert not hasattr(failed.value, "__notes__")
     assert shop.endpoints() == [before]
     assert shop.buy(stack, "still@example.com") == "1"
+
+
+def test_an_update_that_is_refused_is_undone_without_stripe_and_can_be_repeated(shop: Shop, stack: LocalStack) -> None:
+    shop.stripe.faults.withdraw("event_read")
+    with pytest.raises(DeploymentFailed, match=r"^Setup: .*lacks Events: Read") as failed:
+        stack.update(code_changed=True)
+    assert not hasattr(failed.value, "__notes__")
+    shop.stripe.faults.grant("event_read")
+    assert stack.update(code_changed=True) == []
+    assert shop.buy(stack, "mended@example.com") == "1"
 
 
 def test_a_failed_update_is_undone(shop: Shop, stack: LocalStack) -> None:

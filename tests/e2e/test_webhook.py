@@ -78,10 +78,10 @@ def test_each_secret_of_a_rotation_is_accepted(gateway: Gateway) -> None:
 
 def test_a_secret_changed_in_secrets_manager_is_picked_up(gateway: Gateway) -> None:
     body = json.dumps(nothing_to_do(gateway)).encode()
-    gateway.stack.put_secret("StripeWebhookSecret", "whsec_next")
+    gateway.stack.put_secret("StripeWebhookSecret", "whsec_000000000000next")
     try:
         gateway.replace_containers("WebhookFunction")
-        assert gateway.post(body, sign(body, "whsec_next")).status == 200
+        assert gateway.post(body, sign(body, "whsec_000000000000next")).status == 200
         assert gateway.post(body).status == 400
     finally:
         gateway.stack.put_secret("StripeWebhookSecret", f"{RETIRING_SECRET} {WEBHOOK_SECRET}")

@@ -343,6 +343,12 @@ def custom_resources_hear_of_new_code(app: Application) -> list[str]:
     return problems
 
 
+def versions_go_with_a_roll_back(app: Application) -> list[str]:
+    """Lambda publishes no second version of the same code: one that stayed would keep it from being deployed again."""
+    versions = app.resources("AWS::Lambda::Version")
+    return [f"{name} stays" for name in versions if app.template["Resources"][name].get("DeletionPolicy") != "Delete"]
+
+
 # ------------------------------------------------------------------ what is remembered
 
 
@@ -830,6 +836,11 @@ def _body(name: str, **changes: Any) -> Break:
     return lambda app: app.template["Resources"][name].update(changes)
 
 
+def _retained(kind: str) -> Break:
+    """One resource of a type is kept."""
+    return lambda app: app.template["Resources"][next(iter(app.resources(kind)))].update(DeletionPolicy="Retain")
+
+
 def _unmade(name: str) -> Break:
     """Does not wait for anything."""
     return lambda app: app.template["Resources"][name].pop("DependsOn")
@@ -1205,6 +1216,7 @@ BROKEN: list[tuple[Rule, Break]] = [
         for name in ("Setup", "WebhookEndpoint")
         for changes in ({"CodeVersion": {"Ref": "WebhookFunction"}}, {"ServiceTimeout": 3600}, {"ServiceTimeout": 200})
     ),
+    (versions_go_with_a_roll_back, _retained("AWS::Lambda::Version")),
     (log_groups_forget, _lacking("FunctionLogs", "RetentionInDays")),
     (tables_are_safe, _lacking("OrdersTable", "PointInTimeRecoverySpecification")),
     (tables_are_safe, _resource("OrdersTable", SSESpecification={"SSEEnabled": False})),

@@ -318,6 +318,18 @@ class TestOldest:
             world.run_due()
         assert counted().items() >= {"OldestOpenOrderSeconds": ATTEMPT_SECONDS, "Throttled": 1}.items()
 
+    def test_that_cannot_be_looked_for_keeps_nobody_waiting(
+        self, world: World, counted: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object) -> None:
+            raise LedgerThrottled("query was throttled")
+
+        world.receive()
+        world.clock.now += ATTEMPT_SECONDS
+        monkeypatch.setattr(Ledger, "oldest_open", refused)
+        assert world.run_due() == 1
+        assert "OldestOpenOrderSeconds" not in counted()
+
     @pytest.mark.parametrize("done", ["fulfilled", "unusable", "of a person"])
     def test_is_no_other_row(self, world: World, counted: Callable[[], Any], done: str) -> None:
         match done:

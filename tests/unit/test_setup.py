@@ -8,13 +8,15 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from werkzeug.wrappers import Request, Response
 
 from gateway import custom_resource, signature
 from gateway.account import Account
-from gateway.errors import CognitoRejected, LedgerUnavailable, SecretUnavailable, StripeUnavailable
+from gateway.errors import CognitoRejected, LedgerRejected, LedgerUnavailable, SecretUnavailable, StripeUnavailable
 from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION, HANDLED_TYPES
 from gateway.secret import Secret
+from gateway.settings import SettingMissing
 from gateway.users import Pool
 from tests.local.stripe_account import StripeAccount
 from tests.local.stripe_faults import RIGHTS
@@ -120,7 +122,6 @@ class World:
         self.cognito = Cognito()
         self.ledger = Ledger()
         self.pauses: list[float] = []
-        self.clock = 1_000.0
         self.cloudformation = CloudFormation(door)
         self._door, self._patch = door, patch
         door.app = self.cloudformation
@@ -129,9 +130,11 @@ class World:
     def module(self, function: str, **given: Any) -> ModuleType:
         found = module(function)
         key = Secret(self.vault, "arn:key", self._time)
+        account = Account(key, base=self._door.url, livemode=False, prices=given.pop("prices", {}))
         world = {
             "key": key,
-            "account": Account(key, base=self._door.url, livemode=False, prices=given.pop("prices", {})),
+            "account": account,
+            "account_with": lambda _: account,
             "signing": Secret(self.signing, "arn:signing", self._time),
             "pool": Pool(self.cognito, "pool"),
             "ledger": self.ledger,
@@ -144,8 +147,7 @@ class World:
         return found
 
     def _time(self) -> float:
-        self.clock += 61  # every secret may be read again
-        return self.clock
+        return 1_000.0
 
     def ask(
         self, function: str, kind: str, resource: str | None = None, before: Json | None = None, **given: Any
@@ -211,7 +213,7 @@ def world(door: Door, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 class TestTheAnswerToCloudFormation:
     def test_is_given_once(self, world: World) -> None:
         assert world.setup() == ""
-        assert [each["PhysicalResourceId"] for each in world.cloudformation.told] == ["setup"]
+        assert len(world.cloudformation.told) == 1
 
     def test_is_given_again_when_it_does_not_arrive(self, world: World) -> None:
         world.cloudformation.statuses = [503, 500]
@@ -395,6 +397,22 @@ class TestASetup:
         world.cognito.pool["UsernameConfiguration"] = {}
         assert world.setup().count("; ") == 1
 
+    def test_with_a_mapping_in_a_parameter_that_cannot_be_read_is_refused(self, world: World) -> None:
+        def unreadable(_: Secret) -> Account:
+            raise SettingMissing("DappPrices is not JSON")
+
+        assert "DappPrices is not JSON" in world.setup(account_with=unreadable)
+        assert world.ask("CheckSetup", "Delete", "setup-1", account_with=unreadable)["Status"] == "SUCCESS"
+
+    def test_is_taken_back_by_a_deletion(self, world: World) -> None:
+        """Which cannot fail, whatever is wrong with Stripe: another id at every request, also at one that fails."""
+        ids = [world.ask("CheckSetup", "Create")["PhysicalResourceId"]]
+        world.stripe.faults.outage()
+        failed = world.ask("CheckSetup", "Update", ids[0], before={"StripeMode": "test"})
+        ids.append(failed["PhysicalResourceId"])
+        assert (failed["Status"], len(set(ids))) == ("FAILED", 2)
+        assert world.ask("CheckSetup", "Delete", ids[1])["Status"] == "SUCCESS"
+
     def test_keeps_the_mode_that_it_had(self, world: World) -> None:
         answer = world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "live"})
         assert answer["Status"] == "FAILED"
@@ -435,12 +453,13 @@ class TestAnEndpoint:
         assert world.endpoint(answer["PhysicalResourceId"])["status"] == "disabled"
 
     def test_stands_beside_those_registered_by_hand(self, world: World) -> None:
-        world.signing.text = "whsec_byhand\nwhsec_two whsec_three"
+        by_hand = "whsec_0000000000byhand\nwhsec_0000000000000two whsec_00000000000three"
+        world.signing.text = by_hand
         made = world.register()
         lines = world.signing.text.splitlines()
-        assert (lines[:2], lines[2].split()[0]) == (["whsec_byhand", "whsec_two whsec_three"], made)
+        assert ("\n".join(lines[:2]), lines[2].split()[0]) == (by_hand, made)
         world.register("Delete", made)
-        assert world.signing.text == "whsec_byhand\nwhsec_two whsec_three"
+        assert world.signing.text == by_hand
 
     def test_that_is_as_it_must_be_stays(self, world: World) -> None:
         made, stored = world.register(), world.signing.text
@@ -489,16 +508,24 @@ class TestAnEndpoint:
         assert signature.secrets_in(world.signing.text) == []
 
     def test_that_was_never_made_needs_nothing_to_go(self, world: World) -> None:
-        world.signing.text = "whsec_1"
+        world.signing.text = "whsec_0000000000000001"
         world.register("Delete", "no-Resource")
-        assert world.signing.text == "whsec_1"
+        assert world.signing.text == "whsec_0000000000000001"
 
     def test_goes_without_stripe_when_the_key_went_first(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         made = world.register()
         world.stripe.faults.accept_keys(set())
         world.register("Delete", made)
         assert f"disable {made} in Stripe by hand" in caplog.text
-        assert signature.secrets_in(world.signing.text) == []
+        assert signature.has_secret(world.signing.text, made)
+
+    def test_of_another_account_keeps_its_secret(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        """With a key of another account it seems gone, and is not: its events stay authentic."""
+        made = world.register()
+        del world.stripe.objects["webhook_endpoint"][made]
+        world.register("Delete", made)
+        assert f"Stripe does not know {made} with this key" in caplog.text
+        assert signature.has_secret(world.signing.text, made)
 
     def test_is_not_forgotten_while_stripe_is_away(self, world: World) -> None:
         made = world.register()
@@ -577,6 +604,26 @@ class TestTheDoctor:
     def test_takes_an_endpoint_that_gets_everything(self, world: World) -> None:
         world.register()
         _endpoint(world)["enabled_events"] = ["*"]
+        assert world.examine()["healthy"]
+
+    def test_finds_a_pool_that_is_gone_and_still_looks_at_the_rest(self, world: World) -> None:
+        world.cognito.error = ClientError({"Error": {"Code": "ResourceNotFoundException"}}, "DescribeUserPool")
+        found = world.examine()
+        assert [each.split(":")[0] for each in found["wrong"]] == [
+            "Stripe has no enabled webhook endpoint with this stack's URL",
+            "CognitoRejected",
+        ]
+
+    def test_finds_a_ledger_that_is_gone(self, world: World) -> None:
+        world.register()
+        world.ledger.error = LedgerRejected("scan was refused")
+        assert world.examine()["wrong"] == ["LedgerRejected: scan was refused"]
+
+    def test_sees_a_good_key_at_once(self, world: World) -> None:
+        world.register()
+        world.vault.text = "rk_test_wrong"
+        assert not world.examine()["healthy"]
+        world.vault.text = KEY
         assert world.examine()["healthy"]
 
     @pytest.mark.parametrize("error", [LedgerUnavailable("passing"), StripeUnavailable("passing")])

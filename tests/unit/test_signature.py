@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import NotAuthentic
-from gateway.signature import TOLERANCE, verify
+from gateway.signature import TOLERANCE, secrets_in, verify
 
 NOW = 1_790_000_000
-SECRET = "whsec_current"
+SECRET = "whsec_000000000current"
 OTHER = "whsec_other"
 BODY = json.dumps({"id": "evt_1", "name": "Zoë 🦄", "e-mail": "payer@example.com"}, ensure_ascii=False).encode()
 
@@ -132,3 +132,12 @@ def test_a_malformed_header_is_refused(header: str) -> None:
 )
 def test_nothing_but_a_signature_is_taken(body: bytes, header: str, secrets: list[str]) -> None:
     assert refused(body, header, secrets)
+
+
+@pytest.mark.parametrize(
+    "word", ["whsec_", "whsec_…", "whsec_new", "whsec_old", "we_1", "n0tAsecret", "xwhsec_" + "1" * 32]
+)
+def test_what_stands_beside_secrets_is_none(word: str) -> None:
+    """An id, a placeholder, and what the README writes for a secret: everybody knows them."""
+    secret = f"whsec_{1:032}"
+    assert secrets_in(f"{word} {secret}\n{word}") == [secret]

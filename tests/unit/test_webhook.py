@@ -21,8 +21,8 @@ from tests.handlers import imported
 Json = dict[str, Any]
 
 NOW = 1_790_000_000
-SECRET = "whsec_first"
-NEW_SECRET = "whsec_second"
+SECRET = "whsec_00000000000first"
+NEW_SECRET = "whsec_0000000000second"
 EMAIL = "markedmailbox@markeddomain.example"
 NAME = "Markedgiven Markedfamily"
 CONTEXT = SimpleNamespace(function_name="webhook", aws_request_id="request-1")

@@ -56,7 +56,7 @@ Json = dict[str, Any]
 
 REPOSITORY = Path(__file__).parents[2]
 DEFINITION = definition()
-WEBHOOK_SECRET = "whsec_lives"
+WEBHOOK_SECRET = "whsec_00000000000lives"
 BORN = 1_800_000_000  # when every life begins
 HOUR, DAY = 3600, 86_400
 NO_END = 10**6  # calls: to the end of the execution

@@ -27,7 +27,7 @@ from tests.workflow.lives import DAY, StripeWire
 
 Json = dict[str, Any]
 
-SECRET, KEY = "whsec_costs", "rk_test_costs"
+SECRET, KEY = "whsec_00000000000costs", "rk_test_costs"
 
 
 class Meter:
