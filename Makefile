@@ -83,7 +83,7 @@ test-containers: .venv/ready .venv-sam/ready .venv-runtime/ready .venv-local/rea
 .PHONY: test-models
 test-models: .venv/ready
 	.venv/bin/pytest -n 2 -m "not exhaustive" $(MODELS)
-	FUZZ=3000 .venv/bin/pytest -n 2 tests/unit/test_fuzzing.py
+	FUZZ=2000 .venv/bin/pytest -n 2 tests/unit/test_fuzzing.py
 
 ## make test-exhaustive  more of make test-models: kills at every point for two customers too, ten times the lives
 .PHONY: test-exhaustive

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import pytest
 from moto.cognitoidp.models import CognitoIdpUser, cognitoidp_backends
 from moto.dynamodb.models import dynamodb_backends
+from moto.secretsmanager.models import secretsmanager_backends
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
 from gateway.ledger import Ledger
@@ -119,13 +120,15 @@ class World:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """Whatever happens to ledger, users, executions and Stripe in this block is undone after it."""
+        """Whatever happens to ledger, users, secrets, executions and Stripe in this block is undone after it."""
         stack, stripe = self.gateway.stack, self.gateway.stripe
-        place = stack.account_id, stack.region
-        rows = dynamodb_backends[place[0]][place[1]].tables[stack.orders_table].items
-        users = cognitoidp_backends[place[0]][place[1]].user_pools[stack.user_pool_id].users
-        machines = stepfunctions_parser_backends[place[0]][place[1]].state_machines
-        kept = [(each, copy.deepcopy(dict(each), {id(each): each})) for each in (rows, users, *stripe.objects.values())]
+        account, region = stack.account_id, stack.region
+        rows = dynamodb_backends[account][region].tables[stack.orders_table].items
+        users = cognitoidp_backends[account][region].user_pools[stack.user_pool_id].users
+        secrets = secretsmanager_backends[account][region].secrets
+        machines = stepfunctions_parser_backends[account][region].state_machines
+        changing = (rows, users, secrets, *stripe.objects.values())
+        kept = [(each, copy.deepcopy(dict(each), {id(each): each})) for each in changing]
         links = copy.deepcopy(stripe._links)
         executions = [(machine.executions, list(machine.executions)) for machine in machines]
         try:

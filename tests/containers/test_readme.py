@@ -35,6 +35,7 @@ def served(host: str, tmp_path: Path) -> Iterator[dict[str, Any]]:
         process = subprocess.Popen(
             ["bash", "-c", line.replace("172.17.0.1", host)],
             cwd=REPOSITORY,
+            env={name: value for name, value in os.environ.items() if "MAKE" not in name},  # another make than ours
             stdout=subprocess.PIPE,
             stderr=errors,
             start_new_session=True,

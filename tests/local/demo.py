@@ -102,11 +102,13 @@ class Life:
     # ---------------------------------------------------------------- what happens
 
     def runs(self) -> list[Execution]:
-        """The executions since the last call, when all is delivered and has ended; each is shown with its states."""
+        """The executions of the fulfillment machine since the last call, when all is delivered and has ended; each is
+        shown with its states. Searches, which are started by the clock, are not looked at."""
         if not self.account.wait_delivered(PATIENCE):
             raise TimeoutError(f"Stripe's events are not delivered after {PATIENCE} s")
         self.stack.wait_idle(PATIENCE)
-        new = [run for run in self.stack.executions() if run.name not in self._shown]
+        ours = f"{self.stack.state_machine_arn.replace(':stateMachine:', ':execution:')}:"
+        new = [run for run in self.stack.executions() if run.name not in self._shown and run.arn.startswith(ours)]
         self._shown |= {run.name for run in new}
         types = {event["id"]: event["type"] for event in self.account.events}
         for run in new:
@@ -371,7 +373,7 @@ def hears_everything_twice(life: Life) -> None:
         life.account.change_quantity(life.subscription, quantity)
     life.account.auto_deliver = True
     held_back = {event["id"] for event in life.account.events[-3:]}
-    deliveries = [event["id"] for event in life.account.events] * 2
+    deliveries = [event["id"] for event in life.account.events if life.account.endpoints_for(event["type"])] * 2
     random.Random(7).shuffle(deliveries)
     with ThreadPoolExecutor(4) as senders:
         answers = set(senders.map(life.account.deliver, deliveries))
@@ -386,6 +388,9 @@ def hears_everything_twice(life: Life) -> None:
 def an_old_order_arrives(life: Life) -> None:
     """Juan's order of 2019 arrives"""
     event = life.account.emit("order.payment_succeeded", LEGACY_ORDER)
+    # No endpoint that is made today can subscribe to it: one of that time sends it.
+    body = json.dumps(event).encode()
+    life.check("answer", send(f"{life.stack.api}/create", life.webhook_secret, body, PATIENCE), 200)
     life.fulfilled_runs()
     life.check_user(LEGACY_ORDER["email"], enabled=True, dapps=1, status="ACTIVE")
     life.check("welcome mails to him", life.mails(LEGACY_ORDER["email"]), 1)

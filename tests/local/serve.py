@@ -74,15 +74,25 @@ class Product:
 def running(
     stripe: StripeAccount | str, *, host: str = LOOPBACK, port: int = 0, schedule_seconds: float = 2
 ) -> Iterator[Product]:
-    """The product with its secrets in place. `stripe` is a stand-in's account, which is served and given the webhook's
-    address, or the URL of another Stripe, which knows by itself where to send its events."""
+    """The product, deployed as a user does: Stripe's key first, then all else. `stripe` is a stand-in's account, which
+    is served, and in which the deployment registers the webhook; or the URL of another Stripe, which is asked for
+    nothing then, and knows by itself where to send its events."""
     api_key = f"rk_test_{secrets.token_hex(16)}"
-    webhook_secret = f"whsec_{secrets.token_hex(16)}"
     log = Path(tempfile.mkdtemp(prefix="stripe-cognito-gateway-")) / "functions.log"
+    own = isinstance(stripe, StripeAccount)
     with ExitStack() as opened:
-        url = stripe if isinstance(stripe, str) else opened.enter_context(StripeServer(stripe, host=host)).url
+        if isinstance(stripe, StripeAccount):
+            url = opened.enter_context(StripeServer(stripe, host=host)).url
+            stripe.faults.accept_keys({api_key})
+            api = stripe.create_product("API")
+            stripe.create_price(
+                api["id"], 500, recurring={"interval": "month"}, metadata={"dapps": "1"}, price_id=PRICE
+            )
+        else:
+            url = stripe
         parameters = {
             "StripeApiBase": url,
+            "ManageWebhookEndpoint": str(own).lower(),
             "DappPrices": json.dumps(LEGACY_SKUS),
             "Architecture": ARCHITECTURE,
             "RetryAfterSeconds": "1",
@@ -95,16 +105,12 @@ def running(
                 log=log,
                 schedule_seconds=schedule_seconds,
                 secrets={STRIPE_KEY: api_key},
+                custom_resources=own,
             )
         )
-        stack.put_secret("StripeWebhookSecret", webhook_secret)
-        if isinstance(stripe, StripeAccount):
-            stripe.faults.accept_keys({api_key})
-            api = stripe.create_product("API")
-            stripe.create_price(
-                api["id"], 500, recurring={"interval": "month"}, metadata={"dapps": "1"}, price_id=PRICE
-            )
-            stripe.create_webhook_endpoint(f"{stack.api}/create", ["*"], secret=webhook_secret)
+        if not own:
+            stack.put_secret("StripeWebhookSecret", f"whsec_{secrets.token_hex(16)}")
+        webhook_secret = stack.secret("StripeWebhookSecret").split()[-1]  # behind the endpoint's id
         yield Product(stack, url, webhook_secret, log)
 
 

@@ -10,7 +10,8 @@ from cfnlint.api import ManualArgs, lint
 
 from gateway.ledger import LEASE_SECONDS
 from gateway.searches import METRICS
-from tests.template.conftest import Application, Break, Rule, application, broken, calls, imports
+from tests.local.template import Template
+from tests.template.conftest import REPOSITORY, Application, Break, Rule, application, broken, calls, imports
 from tests.watched import Metric, alarms_on, dashboard, of_alarm, of_dashboard, summed
 
 # AWS's own policies: writing logs, writing traces. Both have to name every resource.
@@ -1341,6 +1342,26 @@ def test_every_lease_has_a_writer() -> None:
     deleting = {"WriteTombstoneFunction", "DeleteUserFunction"}
     operators = {"HoldUserFunction", "UpdateOrdersFunction"}
     assert writers == looked_at_again | deleting | operators | MAY_OUTLIVE_ITS_LEASE
+
+
+@pytest.mark.parametrize("hours", ["0", "72"])
+@pytest.mark.parametrize("state", ["ENABLED", "DISABLED"])
+def test_what_is_not_deployed_is_on_no_dashboard(hours: str, state: str) -> None:
+    template = Template(REPOSITORY / "template.yaml", {"NoEventHours": hours, "ReconciliationState": state})
+    for resource in template.in_order():
+        template.created(resource.logical_id, resource.logical_id, Arn=f"arn:{resource.logical_id}")
+    alarms = {resource.logical_id for resource in template.of_type("AWS::CloudWatch::Alarm")}
+    assert ("NoEventAlarm" in alarms) is (hours != "0")
+    assert ("NothingReconciledAlarm" in alarms) is (state == "ENABLED")
+    (found,) = template.of_type("AWS::CloudWatch::Dashboard")
+    shown = alarms_on(dashboard(template.resolve(found.properties)))
+    assert sorted(shown) == sorted(f"arn:{name}" for name in alarms)
+
+
+@pytest.mark.parametrize("email", ["", "night@example.com"])
+def test_an_address_is_subscribed_when_there_is_one(email: str) -> None:
+    template = Template(REPOSITORY / "template.yaml", {"AlarmEmail": email})
+    assert len(template.of_type("AWS::SNS::Subscription")) == bool(email)
 
 
 # ------------------------------------------------------------------ cfn-lint

@@ -5,7 +5,7 @@ is lost: it is recorded, or declared none of ours. And nothing of what was sent 
 
 The examples come from a fixed seed, so a red test is the fault of the change at hand.
 
-    FUZZ=3000 pytest tests/unit/test_fuzzing.py     so many of each kind (make test-models does)
+    FUZZ=2000 pytest tests/unit/test_fuzzing.py     so many of each kind (make test-models does)
     FUZZ_SEED=7 pytest tests/unit/test_fuzzing.py   other ones
 """
 
@@ -35,7 +35,7 @@ from gateway.executions import StateMachine
 from gateway.ledger import Ledger
 from gateway.secret import Secret
 from tests.handlers import imported
-from tests.unit.test_events import READ, SAMPLES
+from tests.unit.test_events import ONE_OF_EACH_KIND, READ, SAMPLES
 from tests.unit.test_events import event as sent_by_stripe
 from tests.unit.test_webhook import (
     CONTEXT,
@@ -52,6 +52,9 @@ from tests.unit.test_webhook import (
     signature,
 )
 
+# A failing example may be large, and its assertion is what is to be read.
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 EXAMPLES = int(os.environ.get("FUZZ", "300"))
 FUZZED = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), print_blob=True)
 seeded = seed(int(os.environ.get("FUZZ_SEED", "0")))
@@ -65,6 +68,8 @@ EVENT_ID = re.compile(r"[A-Za-z0-9_]{1,70}", re.ASCII)
 
 # What starts no run, and what nobody handles.
 OTHERS = (*sorted(HANDLED_TYPES - {*READ}), "charge.succeeded", "customer.created", "gateway.recheck")
+# What starts one, each kind of object about as often as the other.
+RUNS = (*READ, *ONE_OF_EACH_KIND * 6)
 TYPES = (*READ, *OTHERS)
 
 
@@ -104,7 +109,8 @@ STRANGE: tuple[Any, ...] = (
 # Where something strange is most likely to matter.
 READ_FIELDS = (
     *("id", "object", "type", "status", "mode", "customer", "charge", "items", "lines", "data", "metadata"),
-    *("email", "name", "customer_email", "customer_name", "customer_details", "currency", "parent", "quantity"),
+    *("email", "name", "customer_email", "customer_name", "customer_details", "currency", "parent"),
+    *("amount", "amount_due", "amount_refunded", "amount_total", "created", "updated", "quantity"),
 )
 
 
@@ -252,7 +258,7 @@ def delivered(body: bytes) -> Json:
 
 @seeded
 @FUZZED
-@given(events(READ))
+@given(events(RUNS))
 def test_an_authentic_event_is_recorded_or_declared_none_of_ours(webhook: Webhook, event: Json) -> None:
     content = event["data"]["object"]
     status, said = webhook.ask(delivered(json.dumps(event).encode()))
@@ -387,8 +393,10 @@ def test_nothing_but_what_stripe_signed_is_recorded(
 ) -> None:
     request = shape(body, header)
     status, _ = webhook.ask(in_base64(request) if encoded else request)
-    authentic = _signed(header, body)
-    assert status == (200 if authentic and body.startswith(BODY) else 400)
+    authentic = _signed(header, body) and body.startswith(BODY)
+    assert status == 400 or authentic
+    if all(re.fullmatch(r"[a-z0-9]+=[0-9a-z]+", part) for part in header.split(",")):  # no other way round for garbage
+        assert status == (200 if authentic else 400)
     assert (webhook.order(EVENT["id"]) is not None) is (status == 200)
 
 
@@ -458,7 +466,7 @@ def _assert_sound(found: Order) -> None:
 
 @seeded
 @settings(FUZZED, max_examples=3 * EXAMPLES)
-@given(events(READ))
+@given(events(RUNS))
 def test_what_is_read_from_a_spoilt_event_is_sound(event: Json) -> None:
     try:
         found = order(envelope(event))
