@@ -3,7 +3,6 @@
 import json
 import re
 import secrets
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -268,31 +267,27 @@ def test_a_deployment_that_failed_is_repeated_when_its_reason_is_gone(
     assert Stack("repeated", cloud).status == "CREATE_COMPLETE"
 
 
+LISTS = (
+    ("apigatewayv2", "get_apis", "Items", "ApiId"),
+    ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
+    ("events", "list_rules", "Rules", "Name"),
+    ("iam", "list_roles", "Roles", "RoleName"),
+    ("lambda", "list_functions", "Functions", "FunctionName"),
+    ("logs", "describe_log_groups", "logGroups", "logGroupName"),
+    ("secretsmanager", "list_secrets", "SecretList", "ARN"),
+    ("sns", "list_topics", "Topics", "TopicArn"),
+    ("stepfunctions", "list_state_machines", "stateMachines", "stateMachineArn"),
+)
+"""Service, operation, and where in its answer the physical ids are."""
+
+
 def everything(cloud: Cloud) -> set[str]:
     """The physical ids of all that stacks of ours are made of, asked of the services and not of CloudFormation."""
-    listed: Iterator[str] = (
-        str(each[name])
-        for service, operation, key, name in (
-            ("apigatewayv2", "get_apis", "Items", "ApiId"),
-            ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
-            ("events", "list_rules", "Rules", "Name"),
-            ("iam", "list_roles", "Roles", "RoleName"),
-            ("lambda", "list_functions", "Functions", "FunctionName"),
-            ("logs", "describe_log_groups", "logGroups", "logGroupName"),
-            ("secretsmanager", "list_secrets", "SecretList", "ARN"),
-            ("sns", "list_topics", "Topics", "TopicArn"),
-            ("stepfunctions", "list_state_machines", "stateMachines", "stateMachineArn"),
-        )
-        for client in [cloud.client(service)]
-        for page in (
-            client.get_paginator(operation).paginate()
-            if client.can_paginate(operation)
-            else [getattr(client, operation)()]
-        )
-        for each in page[key]
-    )
+    found = set(cloud.client("dynamodb").list_tables()["TableNames"])
+    for service, operation, key, name in LISTS:
+        for page in cloud.client(service).get_paginator(operation).paginate():
+            found |= {each[name] for each in page[key]}
     functions, pools = cloud.client("lambda"), cloud.client("cognito-idp")
-    found = {*listed, *cloud.client("dynamodb").list_tables()["TableNames"]}
     for layer in functions.list_layers()["Layers"]:
         versions = functions.list_layer_versions(LayerName=layer["LayerName"])["LayerVersions"]
         found |= {each["LayerVersionArn"] for each in versions}
