@@ -115,7 +115,7 @@ test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 ## make test-deploy      sam build and sam deploy of the real template to an AWS on this machine (minutes)
 .PHONY: test-deploy
 test-deploy: .venv/ready .venv-sam/ready .venv-deploy/ready
-	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/pytest tests/deploy
+	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/pytest -n 2 tests/deploy
 
 ## make security         checkov, licences, and known vulnerabilities of what ships (the last with network, or AUDIT=if-reachable)
 .PHONY: security

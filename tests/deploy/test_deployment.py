@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+import secrets
 from pathlib import Path
 
 import pytest
@@ -199,18 +199,15 @@ def test_a_deletion_leaves_the_ledger_and_the_users_and_nothing_else(
 
 def refused(cloud: Cloud, project: Project, stripe_api: str, *, key: str | None, **parameters: str) -> str:
     """Deploy what cannot work; the reason that an operator reads. Nothing is left of it."""
-    name = "refused"
+    name = f"refused-{secrets.token_hex(4)}"
     if key is not None:
         cloud.store_key(name, key)
     standing = everything(cloud)
     done = project.deploy("--stack-name", name, "--on-failure", "ROLLBACK", StripeApiBase=stripe_api, **parameters)
     stack = Stack(name, cloud)
-    reasons, status = stack.reasons, stack.status
     left = everything(cloud) - standing
-    cloud.client("cloudformation").delete_stack(StackName=name)
-    if key is not None:
-        cloud.client("secretsmanager").delete_secret(SecretId=f"{name}/stripe-api-key", ForceDeleteWithoutRecovery=True)
-    assert (done.returncode, status, left) == (1, "ROLLBACK_COMPLETE", set()), done.stdout
+    assert (done.returncode, stack.status, left) == (1, "ROLLBACK_COMPLETE", set()), done.stdout
+    reasons = stack.reasons
     assert list(reasons) == ["Setup"]
     assert without_spaces(reasons["Setup"]) in without_spaces(done.stdout), done.stdout  # in a narrow column
     return reasons["Setup"]
@@ -270,32 +267,30 @@ def test_a_deployment_that_failed_is_repeated_when_its_reason_is_gone(
     assert Stack("repeated", cloud).status == "CREATE_COMPLETE"
 
 
+LISTS = (
+    ("apigatewayv2", "get_apis", "Items", "ApiId"),
+    ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
+    ("events", "list_rules", "Rules", "Name"),
+    ("iam", "list_roles", "Roles", "RoleName"),
+    ("lambda", "list_functions", "Functions", "FunctionName"),
+    ("logs", "describe_log_groups", "logGroups", "logGroupName"),
+    ("secretsmanager", "list_secrets", "SecretList", "ARN"),
+    ("sns", "list_topics", "Topics", "TopicArn"),
+    ("stepfunctions", "list_state_machines", "stateMachines", "stateMachineArn"),
+)
+"""Service, operation, and where in its answer the physical ids are."""
+
+
 def everything(cloud: Cloud) -> set[str]:
     """The physical ids of all that stacks of ours are made of, asked of the services and not of CloudFormation."""
-    listed: Iterator[str] = (
-        str(each[name])
-        for service, operation, key, name in (
-            ("apigatewayv2", "get_apis", "Items", "ApiId"),
-            ("cloudwatch", "describe_alarms", "MetricAlarms", "AlarmName"),
-            ("events", "list_rules", "Rules", "Name"),
-            ("iam", "list_roles", "Roles", "RoleName"),
-            ("lambda", "list_functions", "Functions", "FunctionName"),
-            ("lambda", "list_layers", "Layers", "LayerArn"),
-            ("logs", "describe_log_groups", "logGroups", "logGroupName"),
-            ("secretsmanager", "list_secrets", "SecretList", "ARN"),
-            ("sns", "list_topics", "Topics", "TopicArn"),
-            ("stepfunctions", "list_state_machines", "stateMachines", "stateMachineArn"),
-        )
-        for client in [cloud.client(service)]
-        for page in (
-            client.get_paginator(operation).paginate()
-            if client.can_paginate(operation)
-            else [getattr(client, operation)()]
-        )
-        for each in page[key]
-    )
-    pools = cloud.client("cognito-idp")
-    found = {*listed, *cloud.client("dynamodb").list_tables()["TableNames"]}
+    found = set(cloud.client("dynamodb").list_tables()["TableNames"])
+    for service, operation, key, name in LISTS:
+        for page in cloud.client(service).get_paginator(operation).paginate():
+            found |= {each[name] for each in page[key]}
+    functions, pools = cloud.client("lambda"), cloud.client("cognito-idp")
+    for layer in functions.list_layers()["Layers"]:
+        versions = functions.list_layer_versions(LayerName=layer["LayerName"])["LayerVersions"]
+        found |= {each["LayerVersionArn"] for each in versions}
     for pool in pools.list_user_pools(MaxResults=60)["UserPools"]:
         clients = pools.list_user_pool_clients(UserPoolId=pool["Id"], MaxResults=60)["UserPoolClients"]
         found |= {pool["Id"], *(each["ClientId"] for each in clients)}
