@@ -4,7 +4,10 @@ in   a custom resource's request {StripeMode, …}; every other property is ther
 out  what gateway/custom_resource.py says; FAILED lists all that is wrong, and the deployment ends there
 """
 
+import hashlib
+import json
 import time
+from collections.abc import Mapping
 
 from gateway import aws, checkup
 from gateway.account import account_with
@@ -28,8 +31,12 @@ pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
 def handler(request: Request) -> None:
     if request.kind == "Delete":
         return
-    # Another id at every request: CloudFormation then takes back by a Delete, which cannot fail. An Update with the old
-    # properties would ask all of this again, of a Stripe that may be the reason.
+    # CloudFormation takes a failed update back by an Update with the properties of before, or by a Delete of the id that
+    # it was answered. Neither may fail, and Stripe may be the reason: so the id says with which properties all was right,
+    # and is another one at every request.
+    right = f"setup-{_digest(request.properties)}"
+    if request.resource.startswith(right):
+        return
     request.resource = f"setup-{request.id}"
     before = request.before.get("StripeMode", MODE)
     if before != MODE:
@@ -40,3 +47,8 @@ def handler(request: Request) -> None:
         problems += checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)
     if problems:
         raise SetupWrong("; ".join(problems))
+    request.resource = f"{right}-{request.id}"
+
+
+def _digest(properties: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(properties, sort_keys=True).encode()).hexdigest()[:16]

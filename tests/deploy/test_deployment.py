@@ -166,6 +166,24 @@ def test_updates_change_what_changed_and_keep_the_rest(
     until(lambda: stack.user("buyer@example.com"))
 
 
+def test_a_refused_update_leaves_everything_as_it_was(cloud: Cloud, project: Project, stripe_api: str) -> None:
+    cloud.store_key("kept", API_KEY)
+    done = project.deploy("--stack-name", "kept", StripeApiBase=stripe_api)
+    assert done.returncode == 0, done.stdout
+    stack = Stack("kept", cloud)
+    before, secrets_before = physical_ids(stack), stack.signing_secrets
+
+    done = project.deploy("--stack-name", "kept", StripeApiBase=stripe_api, StripeMode="live")
+    assert done.returncode == 1, done.stdout
+    assert stack.status == "UPDATE_ROLLBACK_COMPLETE"
+    assert "a ledger is of one mode" in stack.reasons["Setup"]
+    assert (physical_ids(stack), stack.signing_secrets) == (before, secrets_before)
+
+    done = project.deploy("--stack-name", "kept", StripeApiBase=stripe_api, GracePeriodHours="48")
+    assert done.returncode == 0, done.stdout
+    assert stack.status == "UPDATE_COMPLETE"
+
+
 def physical_ids(stack: Stack) -> dict[str, str]:
     """Logical id -> physical id, without the versions of functions, of which every change of code makes one."""
     return {

@@ -406,12 +406,16 @@ class TestASetup:
 
     def test_is_taken_back_by_a_deletion(self, world: World) -> None:
         """Which cannot fail, whatever is wrong with Stripe: another id at every request, also at one that fails."""
-        ids = [world.ask("CheckSetup", "Create")["PhysicalResourceId"]]
         world.stripe.faults.outage()
-        failed = world.ask("CheckSetup", "Update", ids[0], before={"StripeMode": "test"})
-        ids.append(failed["PhysicalResourceId"])
-        assert (failed["Status"], len(set(ids))) == ("FAILED", 2)
-        assert world.ask("CheckSetup", "Delete", ids[1])["Status"] == "SUCCESS"
+        failed = world.ask("CheckSetup", "Update", "setup-1", before={"StripeMode": "test"})
+        assert (failed["Status"], failed["PhysicalResourceId"] == "setup-1") == ("FAILED", False)
+        assert world.ask("CheckSetup", "Delete", failed["PhysicalResourceId"])["Status"] == "SUCCESS"
+
+    def test_is_taken_back_to_what_it_was_without_asking(self, world: World) -> None:
+        made = world.ask("CheckSetup", "Create")["PhysicalResourceId"]
+        world.stripe.faults.outage()
+        answer = world.ask("CheckSetup", "Update", made, before={"StripeMode": "live"})
+        assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", made)
 
     def test_keeps_the_mode_that_it_had(self, world: World) -> None:
         answer = world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "live"})
