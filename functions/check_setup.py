@@ -31,8 +31,8 @@ pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
 def handler(request: Request) -> None:
     if request.kind == "Delete":
         return
-    # CloudFormation takes a failed update back by an Update with the properties of before, or by a Delete of the id that
-    # it was answered. Neither may fail, and Stripe may be the reason: so the id says with which properties all was right,
+    # CloudFormation takes a failed update back by an Update with the properties of before, or by a Delete of the id it
+    # was answered. Neither may fail, and Stripe may be the reason: so the id says with which properties all was right,
     # and is another one at every request.
     right = f"setup-{_digest(request.properties)}"
     if request.resource.startswith(right):
