@@ -44,16 +44,18 @@ MODELS := tests/workflow/test_interleavings.py tests/workflow/test_lives.py test
 	tests/workflow/test_offboarding.py tests/workflow/test_reconciliation.py tests/workflow/test_reconciliation_kills.py \
 	tests/unit/test_differences.py
 
-# What the other tests stand on: the local stack, and the stand-in of Stripe.
+# What the other tests stand on: the local stack, with the demo on it, and the stand-in of Stripe. And what each function
+# loads, in a process of its own.
 STACK := tests/e2e/test_local_stack.py tests/e2e/test_custom_resources.py tests/e2e/test_map_runs.py \
-	tests/e2e/test_population.py tests/unit/test_stripe_standin.py
+	tests/e2e/test_population.py tests/e2e/test_demo.py tests/unit/test_stripe_standin.py \
+	tests/template/test_import_lists.py
 
-# End to end on the sources: the demo. The rest runs on what sam build made.
+# What takes minutes, end to end on the sources. The rest runs on what sam build made.
 LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py tests/e2e/test_permissions.py \
 	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py tests/e2e/test_alarms.py
-E2E_BUILT := $(filter-out tests/e2e/test_demo.py $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
+E2E_BUILT := $(filter-out $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
-## make test-source      unit, workflow, template and the demo, with branch coverage of functions/
+## make test-source      unit, workflow and template, with branch coverage of functions/
 .PHONY: test-source
 test-source: .venv/ready
 	rm -f .coverage .coverage.*
@@ -64,7 +66,7 @@ test-source: .venv/ready
 		--include='functions/gateway/access.py,functions/gateway/drift.py,functions/gateway/events.py'
 	.venv/bin/coverage report --fail-under=90
 
-## make test-stack       what the tests stand on: the local stack, and the stand-in of Stripe
+## make test-stack       what the tests stand on: the local stack, the demo, the stand-in of Stripe; what each function loads
 .PHONY: test-stack
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
