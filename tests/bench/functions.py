@@ -36,6 +36,11 @@ ANSWERS: dict[str, Any] = {
     "GET /v1/": {"object": "list", "data": [], "has_more": False, "url": "/v1/list"},
     "GET /v1/customers/": {"id": "cus_1", "object": "customer", "email": "buyer@example.com", "livemode": False},
     "GET /": {"keys": []},
+    "POST /v1/webhook_endpoints": {"id": "we_1", "object": "webhook_endpoint", "secret": webhook.SECRET},
+    "PutSecretValue": {},
+    "DescribeUserPool": {"UserPool": {}},
+    "ListUserPoolClients": {"UserPoolClients": []},
+    "PUT /": {},  # what CloudFormation is told
 }
 
 
@@ -49,17 +54,22 @@ def works(endpoint: str) -> dict[str, dict[str, Any]]:
         if each.type == "AWS::Lambda::Function":
             properties = template.resolve(each.properties)
             file = properties["Handler"].removesuffix(".handler")
-            event = webhook.REPOSITORY / "tests" / "events" / f"{file}.json"
             found[file] = {
                 **found["the webhook's floor"],
                 "handler": properties["Handler"],
                 "code": str(webhook.built() / name),
                 "layers": [str(webhook.built() / "DependenciesLayer")],
                 "environment": {**webhook.ENVIRONMENT, **properties["Environment"]["Variables"]},
-                "event": webhook.request() if file == "webhook" else json.loads(event.read_text(encoding="utf-8")),
+                "event": webhook.request() if file == "webhook" else _event(file, endpoint),
                 "refusals": True,
             }
     return found
+
+
+def _event(file: str, endpoint: str) -> dict[str, Any]:
+    path = webhook.REPOSITORY / "tests" / "events" / f"{file}.json"
+    event: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return {**event, "ResponseURL": f"{endpoint}/answer"} if "ResponseURL" in event else event
 
 
 def bench() -> Table:
@@ -84,5 +94,6 @@ def bench() -> Table:
         ("", "first answer", "against the floor", "its CPU", "peak memory", "one more answer"),
         rows,
         "Each with its event of `tests/events`; what it asks of AWS and Stripe is answered at once, by a stand-in that "
-        "has no rows and no keys: the steps of a deletion, the operators' endpoints and the authorizer refuse.",
+        "has no rows and no keys: the steps of a deletion, the operators' endpoints, the setup's check and the authorizer "
+        "refuse.",
     )
