@@ -94,6 +94,6 @@ def bench() -> Table:
         ("", "first answer", "against the floor", "its CPU", "peak memory", "one more answer"),
         rows,
         "Each with its event of `tests/events`; what it asks of AWS and Stripe is answered at once, by a stand-in that "
-        "has no rows and no keys: the steps of a deletion, the operators' endpoints, the setup's check and the authorizer "
-        "refuse.",
+        "has no rows and no keys: the steps of a deletion, the operators' endpoints, the setup's check and the "
+        "authorizer refuse.",
     )
