@@ -6,7 +6,6 @@ which run its functions as `sam build` made them.
 
 import copy
 import json
-import signal
 import socket
 import subprocess
 import time
@@ -91,7 +90,7 @@ def serving(command: str, template: Path) -> Iterator[str]:
         until(answering, 120)
         yield f"127.0.0.1:{port}"
     finally:
-        process.send_signal(signal.SIGINT)  # it removes its containers
+        process.terminate()  # it removes its containers; an interrupt is ignored where nobody sits at a terminal
         process.wait(60)
 
 
