@@ -52,7 +52,7 @@ STACK := tests/e2e/test_local_stack.py tests/e2e/test_custom_resources.py tests/
 
 # What takes minutes, end to end on the sources. The rest runs on what sam build made.
 LOAD := tests/e2e/test_load.py tests/e2e/test_dapps.py tests/e2e/test_reconciliation.py tests/e2e/test_permissions.py \
-	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py tests/e2e/test_alarms.py
+	tests/e2e/test_personal_data.py tests/e2e/test_deployment.py tests/e2e/test_alarms.py tests/e2e/test_operators.py
 E2E_BUILT := $(filter-out $(STACK) $(LOAD),$(wildcard tests/e2e/test_*.py))
 
 ## make test-source      unit, workflow and template, with branch coverage of functions/
@@ -71,7 +71,7 @@ test-source: .venv/ready
 test-stack: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(STACK)
 
-## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces; alarms (minutes)
+## make test-load        500 events while every service refuses now and then; a thousand people reconciled; rights; traces; alarms; operators; deployments (minutes)
 .PHONY: test-load
 test-load: .venv/ready
 	.venv/bin/pytest -n 2 --dist loadfile $(LOAD)
