@@ -1137,7 +1137,7 @@ def test_an_endpoint_that_cannot_be_is_refused(
 ) -> None:
     wanted: Any = {"url": "https://shop.example.com", "enabled_events": ["*"]} | change
     with pytest.raises(stripe.InvalidRequestError) as refused:
-        client.v1.webhook_endpoints.create({name: value for name, value in wanted.items() if value})  # type: ignore
+        client.v1.webhook_endpoints.create({name: value for name, value in wanted.items() if value})
     assert (refused.value.http_status, refused.value.param) == (400, param)
     assert account.all("webhook_endpoint") == []
 
