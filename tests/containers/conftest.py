@@ -66,9 +66,16 @@ def local_invoke(template: Path, function: str, event: Path) -> Outcome:
     return outcome(json.loads(done.stdout), done.stderr)
 
 
+class Server(NamedTuple):
+    """A server of the SAM CLI: where it answers, host and port, and what it says."""
+
+    address: str
+    log: Path
+
+
 @contextmanager
-def serving(command: str, template: Path) -> Iterator[str]:
-    """`sam local start-api` or `start-lambda`, with containers that stay; host and port."""
+def serving(command: str, template: Path) -> Iterator[Server]:
+    """`sam local start-api` or `start-lambda`, with containers that stay."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -88,7 +95,7 @@ def serving(command: str, template: Path) -> Iterator[str]:
 
     try:
         until(answering, 120)
-        yield f"127.0.0.1:{port}"
+        yield Server(f"127.0.0.1:{port}", log)
     finally:
         process.terminate()  # it removes its containers; an interrupt is ignored where nobody sits at a terminal
         process.wait(60)

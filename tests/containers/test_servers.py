@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.containers.conftest import World, outcome, serving
+from tests.containers.conftest import Server, World, outcome, serving
 from tests.e2e.conftest import Answer, Gateway, Json, sign
 from tests.local.lambda_service import Answer as Invoked
 
@@ -14,10 +14,16 @@ pytestmark = pytest.mark.xdist_group("servers")
 
 
 @pytest.fixture(scope="module")
-def api(world: World) -> Iterator[str]:
+def server(world: World) -> Iterator[Server]:
     """The HTTP API, with a container behind each route."""
-    with serving("start-api", world.template) as address:
-        yield address
+    with serving("start-api", world.template) as started:
+        yield started
+
+
+@pytest.fixture
+def api(server: Server) -> Iterator[str]:
+    yield server.address
+    print(server.log.read_text(encoding="utf-8"))  # pytest shows it with a test that fails
 
 
 @pytest.fixture
@@ -28,13 +34,14 @@ def steps_in_containers(world: World) -> Iterator[list[str]]:
     def invoke(reference: str, payload: bytes) -> Invoked:
         name = functions.find(reference).logical_id
         asked.append(name)
-        text = post(address, f"/2015-03-31/functions/{name}/invocations", payload, {}).text
+        text = post(server.address, f"/2015-03-31/functions/{name}/invocations", payload, {}).text
         # Of a function that has failed, the emulator says so in the document only; the machine looks at the header.
         return Invoked(text.encode(), failed=outcome(json.loads(text)).error is not None)
 
-    with serving("start-lambda", world.template) as address, pytest.MonkeyPatch.context() as patched:
+    with serving("start-lambda", world.template) as server, pytest.MonkeyPatch.context() as patched:
         patched.setattr(functions, "invoke", invoke)
         yield asked
+        print(server.log.read_text(encoding="utf-8"))
 
 
 def post(address: str, path: str, body: bytes, headers: dict[str, str]) -> Answer:
