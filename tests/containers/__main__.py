@@ -31,7 +31,7 @@ def main() -> int:
     try:
         with engine(), images(packages, REPOSITORY / ".aws-sam/build/DependenciesLayer") as which:
             print(f"Functions run in {which}", file=sys.stderr)
-            command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", *options, "tests/containers"]
+            command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", *options, "tests/containers"]
             # What is there is used as it is: a look at the registry at every invocation would need the network.
             return subprocess.run(
                 command, cwd=REPOSITORY, env={**os.environ, "SAM_SKIP_PULL_IMAGE": "1"}, check=False
