@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.containers.conftest import Outcome, World, local_invoke, outcome
+from tests.containers.conftest import Outcome, World, local_invoke, outcome, passes
 from tests.containers.conftest import event as recorded
 from tests.e2e.conftest import REPOSITORY, Json
 from tests.local.template import read
@@ -107,13 +107,6 @@ def settled(world: World, asking: CloudFormation, invoke: Callable[[], Outcome])
         if not passes(found):
             break
     return found, list(asking.told)
-
-
-def passes(found: Outcome) -> bool:
-    """A test machine that is busy is a slow network."""
-    if found.error:
-        return found.error[0].endswith(("Unavailable", "Throttled"))
-    return isinstance(found.answer, dict) and found.answer.get("statusCode") == 503
 
 
 def as_documented(source: str, answer: Any) -> None:
