@@ -49,13 +49,6 @@ def outcome(document: Any, log: str = "") -> Outcome:
     return Outcome(document, None, log)
 
 
-def passes(found: Outcome) -> bool:
-    """A test machine that is busy is a slow network."""
-    if found.error:
-        return found.error[0].endswith(("Unavailable", "Throttled"))
-    return isinstance(found.answer, dict) and found.answer.get("statusCode") == 503
-
-
 def sam(*arguments: str | Path, seconds: float = 120) -> subprocess.CompletedProcess[str]:
     """Runs the SAM CLI as a developer would, in the folder of the repository."""
     return subprocess.run(

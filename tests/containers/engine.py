@@ -103,7 +103,10 @@ def _bridge() -> Iterator[str]:
     """A network of its own, so that two engines on one machine do not give out the same addresses."""
     number = next(each for each in range(256) if not Path(f"/sys/class/net/containers{each}").exists())
     name = f"containers{number}"
-    subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+    # With an address that it keeps. Else a bridge takes the lowest of its containers', changes it as they come and go,
+    # and what the others still send to the old one is lost.
+    address = f"02:00:ac:1e:{number:02x}:01"
+    subprocess.run(["ip", "link", "add", name, "address", address, "type", "bridge"], check=True)
     try:
         subprocess.run(["ip", "address", "add", f"172.30.{number}.1/24", "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)

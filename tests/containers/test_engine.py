@@ -1,6 +1,8 @@
 """Where no function can be run in a container, one sentence says why."""
 
 import os
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +22,17 @@ def test_an_engine_that_answers_is_used_and_left_alone(monkeypatch: pytest.Monke
     before = dict(os.environ)
     with engine.engine():
         assert dict(os.environ) == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="an engine of our own, and so its bridge, takes root")
+def test_the_bridge_keeps_its_address_when_a_container_comes() -> None:
+    with engine._bridge() as name:
+        address = Path(f"/sys/class/net/{name}/address")
+        before = address.read_text(encoding="utf-8")
+        lowest = f"{name}c"  # as a container's is
+        link = ["ip", "link", "add", lowest, "master", name, "address", "02:00:00:00:00:01", "type", "veth"]
+        subprocess.run(link, check=True)
+        try:
+            assert address.read_text(encoding="utf-8") == before
+        finally:
+            subprocess.run(["ip", "link", "delete", lowest], check=True)

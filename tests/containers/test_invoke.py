@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.containers.conftest import Outcome, World, local_invoke, outcome, passes
+from tests.containers.conftest import Outcome, World, local_invoke, outcome
 from tests.containers.conftest import event as recorded
 from tests.e2e.conftest import REPOSITORY, Json
 from tests.local.template import read
@@ -89,8 +89,8 @@ def test_a_container_answers_as_the_local_stack_does(world: World, host: str, tm
         if "ResponseURL" in event:
             event["ResponseURL"] = asking.url
         path.write_text(json.dumps(event), encoding="utf-8")
-        expected, expected_told = settled(world, asking, lambda: in_process(world, function, event))
-        found, told = settled(world, asking, lambda: local_invoke(world.without_layer, function, path))
+        expected, expected_told = told_by(world, asking, lambda: in_process(world, function, event))
+        found, told = told_by(world, asking, lambda: local_invoke(world.without_layer, function, path))
     assert found.error is None, found
     assert lasting(found.answer, world) == lasting(expected.answer, world)
     assert lasting(told, world) == lasting(expected_told, world)
@@ -98,14 +98,11 @@ def test_a_container_answers_as_the_local_stack_does(world: World, host: str, tm
     as_documented((REPOSITORY / f"functions/{file}.py").read_text(encoding="utf-8"), found.answer)
 
 
-def settled(world: World, asking: CloudFormation, invoke: Callable[[], Outcome]) -> tuple[Outcome, list[Json]]:
-    """What comes of it, and what CloudFormation is told. A failure that will pass is met again, as by the machine."""
-    for _ in range(3):
-        asking.told.clear()
-        with world.undone():
-            found = invoke()
-        if not passes(found):
-            break
+def told_by(world: World, asking: CloudFormation, invoke: Callable[[], Outcome]) -> tuple[Outcome, list[Json]]:
+    """What comes of it, and what CloudFormation is told."""
+    asking.told.clear()
+    with world.undone():
+        found = invoke()
     return found, list(asking.told)
 
 

@@ -220,8 +220,7 @@ class Stack:
         """A request to the deployed API."""
         api = self.resources["Api"]["PhysicalResourceId"]
         address = f"{self._cloud.url}/_aws/execute-api/{api}/$default{path}"
-        headers = {"content-type": "application/json", **headers}
-        return _patiently(lambda: requests.post(address, data=body, headers=headers, timeout=60))
+        return requests.post(address, data=body, headers={"content-type": "application/json", **headers}, timeout=60)
 
     def signed(self, path: str, body: bytes) -> requests.Response:
         """The same, signed with SigV4 as an operator does."""
@@ -230,7 +229,7 @@ class Stack:
         request = AWSRequest("POST", f"http://{host}{path}", {"content-type": "application/json"}, body)
         SigV4Auth(Credentials("test", "test"), "execute-api", REGION).add_auth(request)
         headers = {**request.headers, "Host": host}
-        return _patiently(lambda: requests.post(f"{self._cloud.url}{path}", data=body, headers=headers, timeout=60))
+        return requests.post(f"{self._cloud.url}{path}", data=body, headers=headers, timeout=60)
 
     def rows(self) -> list[Json]:
         """The ledger."""
@@ -249,17 +248,6 @@ class Stack:
             ),
             None,
         )
-
-
-def _patiently(ask: Callable[[], requests.Response]) -> requests.Response:
-    """Asks again at 503, as Stripe does and the README tells operators to: a busy machine is a slow network."""
-
-    def answered() -> list[requests.Response]:  # a Response itself is false when it is a refusal
-        answer = ask()
-        return [] if answer.status_code == 503 else [answer]
-
-    (found,) = until(answered)
-    return found
 
 
 @pytest.fixture(scope="session")
