@@ -1,4 +1,4 @@
-"""Where no function can be run in a container, one sentence says why."""
+"""Where no function can be run in a container, one sentence says why; and the network that containers are on."""
 
 import os
 import subprocess
