@@ -1,10 +1,11 @@
 """tests.security: nothing that checkov or pip-audit finds is passed over; an audit that did not happen is none."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.security import NOT_AUDITED, audit, pip_audit, unexplained, vulnerable
+from tests.security import NOT_AUDITED, audit, checkov, pip_audit, unexplained, vulnerable
 
 TOPIC, ALARMS = "CKV_AWS_26", "AWS::SNS::Topic.AlarmTopic"
 LEFT = [{"check": TOPIC, "resources": ALARMS, "why": "…"}]
@@ -34,6 +35,26 @@ def test_the_list_of_what_is_left_is_exact(found: list[tuple[str, str]], problem
     assert all(each.startswith(problem) for each, problem in zip(told, problems, strict=True))
 
 
+def test_what_checkov_finds_does_not_depend_on_where_the_checkout_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path with 40 characters between two dots would be a secret in each function's variables (CKV_AWS_45)."""
+    tool = tmp_path / "checkov"
+    tool.write_text(
+        """#!/bin/bash
+while [ "$1" != --file ]; do shift; done
+[ -s "$2" ] || exit 1
+echo '{"results": {"failed_checks": [{"check_id": "'"$2"'", "resource": "given"}]},
+       "summary": {"checkov_version": "3", "passed": 1, "parsing_errors": 0, "resource_count": 1}}'
+""",
+        encoding="utf-8",
+    )
+    tool.chmod(0o755)
+    monkeypatch.setattr("tests.security.TOOLS", tmp_path)
+    monkeypatch.setattr("tests.security.WORK", tmp_path)
+    assert checkov() == [("template.json", "given")]
+
+
 def test_a_vulnerability_is_named_with_what_mends_it() -> None:
     assert vulnerable(report()) == []
     assert vulnerable(BAD) == ["stripe 16.1.0: PYSEC-2026-1, mended in 16.1.1"]
@@ -61,7 +82,7 @@ def test_an_audit_that_found_something_or_did_not_happen_says_so(
 
 @pytest.mark.parametrize(("script", "found"), [("exit 1", None), ('echo "{}" > "${!#}"; exit 1', {})])
 def test_an_audit_counts_by_its_report_and_not_by_an_older_one(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, script: str, found: dict[str, Any] | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, found: dict[str, Any] | None
 ) -> None:
     """pip-audit ends with 1 for what it found and for what it could not ask alike."""
     tool = tmp_path / "pip-audit"
