@@ -7,10 +7,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 export SAM_CLI_TELEMETRY = 0
+# Nothing here concerns an account of yours; the SAM CLI would look this up all the same.
+unexport AWS_PROFILE AWS_DEFAULT_PROFILE
 
 PYTHON ?= python3
 # The tests run on Lambda's own version; found on PATH or among pyenv's versions.
-PYTHON313 ?= $(shell for p in python3.13 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.13.*/bin/python3.13; do \
+PYTHON313 ?= $(shell for p in python3.13 "$${PYENV_ROOT:-$${HOME:-}/.pyenv}"/versions/3.13.*/bin/python3.13; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null && command -v "$$p" && break; done)
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 
@@ -111,7 +113,7 @@ validate: .venv-sam/ready
 .PHONY: test-built
 test-built: .venv/ready .venv-sam/ready .venv-runtime/ready
 	PATH="$(CURDIR)/.venv-sam/bin:$$PATH" .venv/bin/python -m tests.build build
-	E2E_BUILT=$(CURDIR)/build/first/.aws-sam/build E2E_PYTHON=$(CURDIR)/.venv-runtime/bin/python \
+	E2E_BUILT="$(CURDIR)/build/first/.aws-sam/build" E2E_PYTHON="$(CURDIR)/.venv-runtime/bin/python" \
 		.venv/bin/pytest -n 2 --dist loadfile $(E2E_BUILT)
 
 ## make test-deploy      sam build and sam deploy of the real template to an AWS on this machine (minutes)

@@ -28,7 +28,9 @@ MADE_BY_SAM = "samcli/lambda-python*"
 WITH_LAYER = "stripe-cognito-gateway/lambda-python"
 """The same, made once for all functions."""
 
-PACKAGES = ("docker.io", "iptables", "iproute2")
+PACKAGES = {"dockerd": "docker.io", "docker": "docker-cli", "iptables": "iptables", "ip": "iproute2"}
+"""The commands that an engine of our own takes, and Debian's packages of them. Before Debian 13, docker.io has both."""
+
 SECONDS_TO_START = 60
 SECONDS_TO_PULL = 300
 
@@ -70,13 +72,12 @@ def engine() -> Iterator[None]:
             "no Docker engine answers (`docker version`). Start one, or run this as root on Debian, where it installs "
             "and starts one of its own"
         )
-    if not all(map(shutil.which, ("docker", "dockerd", "iptables", "ip"))):
-        _install()
+    _install()
     if answers():  # where services run, installing it starts it
         yield
         return
     with (
-        tempfile.TemporaryDirectory(prefix="containers-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix="containers-", dir="/tmp", ignore_cleanup_errors=True) as folder,
         _bridge() as bridge,
         _daemon(Path(folder), bridge),
     ):
@@ -84,18 +85,28 @@ def engine() -> Iterator[None]:
 
 
 def _install() -> None:
-    print(f"Installing {', '.join(PACKAGES)} from Debian's packages", file=sys.stderr)
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(
-            ["apt-get", "--quiet", *command],
-            env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise EngineError(f"apt-get {command[0]} failed:\n{done.stdout}")
+    """Installs the packages of the commands that are missing."""
+    updated = None
+    for command, package in PACKAGES.items():
+        if shutil.which(command):
+            continue
+        print(f"Installing {package} from Debian's packages", file=sys.stderr)
+        # One source of many that does not answer fails the update, and hinders nothing if it is not the one needed.
+        updated = updated or _apt("update")
+        installed = _apt("install", "--yes", "--no-install-recommends", package)
+        if installed.returncode:
+            raise EngineError(f"apt-get cannot install {package}:\n{updated.stdout}\n{installed.stdout}")
+
+
+def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["apt-get", "--quiet", "--option", "DPkg::Lock::Timeout=300", "--option", "Acquire::Retries=3", *arguments],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
 
 
 @contextmanager

@@ -24,6 +24,30 @@ def test_an_engine_that_answers_is_used_and_left_alone(monkeypatch: pytest.Monke
         assert dict(os.environ) == before
 
 
+@pytest.mark.parametrize(("found", "asked"), [("", ["docker.io", "docker-cli", "iptables", "iproute2"]), ("ip", [])])
+def test_what_is_missing_is_installed_though_one_of_debians_sources_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, found: str, asked: list[str]
+) -> None:
+    installed: list[str] = []
+
+    def apt(*arguments: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "install":
+            installed.append(arguments[-1])
+        return subprocess.CompletedProcess(arguments, 100 if arguments == ("update",) else 0, "")
+
+    monkeypatch.setattr(engine, "_apt", apt)
+    monkeypatch.setattr(engine.shutil, "which", lambda command: found or None)
+    engine._install()
+    assert installed == asked
+
+
+def test_what_cannot_be_installed_says_what_apt_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "_apt", lambda *command: subprocess.CompletedProcess(command, 100, f"{command[0]}: no"))
+    monkeypatch.setattr(engine.shutil, "which", lambda command: None)
+    with pytest.raises(engine.EngineError, match=r"(?s)cannot install docker.io:.*update: no.*install: no"):
+        engine._install()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="an engine of our own, and so its bridge, takes root")
 def test_the_bridge_keeps_its_address_when_a_container_comes() -> None:
     with engine._bridge() as name:

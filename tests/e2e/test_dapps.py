@@ -14,7 +14,7 @@ import pytest
 from moto.cognitoidp.models import cognitoidp_backends
 
 from tests.e2e.conftest import Answer, Gateway, Json, until
-from tests.local import lambda_service
+from tests.local import front, lambda_service
 
 DAY = 24 * 3600
 FORBIDDEN = (403, {"message": "Forbidden"})
@@ -22,9 +22,11 @@ FORBIDDEN = (403, {"message": "Forbidden"})
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A stack whose functions run four times side by side."""
+    """A stack whose functions run four times side by side, and where nobody loses patience with the authorizer, for
+    fifty at once wait for those four."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lambda_service, "DEFAULT_ENVIRONMENTS", 4)
+        patch.setattr(front, "AUTHORIZER_SECONDS", 60)
         with Gateway(tmp_path_factory.mktemp("gateway")) as opened:
             yield opened
 

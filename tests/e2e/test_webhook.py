@@ -528,10 +528,11 @@ def test_a_fulfilled_event_delivered_again_starts_nothing(gateway: Gateway) -> N
 
 def test_an_event_delivered_again_while_it_runs_doubles_nothing(gateway: Gateway) -> None:
     _, event = gateway.undelivered("meanwhile@example.com")
-    gateway.stripe.faults.hang_next(1, 2, "/v1/subscriptions")
+    gateway.stripe.faults.hang_next(1, 60, "/v1/subscriptions")
     assert gateway.send(event).status == 200
     assert [gateway.send(event).status for _ in range(3)] == [200] * 3
     assert [run.status for run in gateway.runs(event["id"])] == ["RUNNING"]
+    gateway.stripe.faults.restore()
     gateway.settle()
     assert [run.status for run in gateway.runs(event["id"])] == ["SUCCEEDED"]
     assert gateway.order(event["id"])["attempts"] == 1

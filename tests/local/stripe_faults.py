@@ -110,7 +110,7 @@ class Faults:
         self._out = False
         self._rules: list[Rule] = []
         self._rights = set(RIGHTS)
-        self._closing = threading.Event()
+        self._wake = threading.Event()
         self._account_id = account_id
 
     def outage(self) -> None:
@@ -119,8 +119,11 @@ class Faults:
             self._out = True
 
     def restore(self) -> None:
-        """End the outage, forget every fault still ordered, and give restricted keys the rights that they had."""
+        """End the outage, wake every hanging call, forget every fault still ordered, and give restricted keys the
+        rights that they had."""
         with self._lock:
+            self._wake.set()
+            self._wake = threading.Event()
             self._out = False
             self._rules.clear()
             self._rights = set(RIGHTS)
@@ -141,7 +144,7 @@ class Faults:
             self._rules.append(Rule(n, path_contains, status=status))
 
     def hang_next(self, n: int, seconds: float, path_contains: str = "") -> None:
-        """The next `n` calls wait `seconds` and are served then, whether the client waits or not.
+        """The next `n` calls wait `seconds`, or until `restore`, and are served then, whether the client waits or not.
 
         A POST that its client gave up on has therefore happened.
         """
@@ -154,8 +157,8 @@ class Faults:
             self._keys = keys
 
     def close(self) -> None:
-        """Wake every hanging call."""
-        self._closing.set()
+        """Wake every hanging call, from now on too."""
+        self._wake.set()
 
     def meet(self, key: str, path: str, method: str = "GET") -> None:
         """Called at the start of every API call: wait, or raise ApiError, as ordered."""
@@ -168,8 +171,9 @@ class Faults:
                     self._rules.remove(rule)
             status = 500 if self._out else rule.status if rule else None
             seconds = rule.seconds if rule and not self._out else 0.0
+            wake = self._wake
         if seconds:
-            self._closing.wait(seconds)
+            wake.wait(seconds)
         if status:
             raise injected(status)
         if not key:
