@@ -32,10 +32,13 @@ def main() -> int:
         with engine(), images(packages, REPOSITORY / ".aws-sam/build/DependenciesLayer") as which:
             print(f"Functions run in {which}", file=sys.stderr)
             command = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "worksteal", *options, "tests/containers"]
-            # What is there is used as it is: a look at the registry at every invocation would need the network.
-            return subprocess.run(
-                command, cwd=REPOSITORY, env={**os.environ, "SAM_SKIP_PULL_IMAGE": "1"}, check=False
-            ).returncode
+            settings = {
+                # What is there is used as it is: a look at the registry at every invocation would need the network.
+                "SAM_SKIP_PULL_IMAGE": "1",
+                # Seconds until a container listens: its own 20 are few on a busy machine.
+                "SAM_CLI_CONTAINER_CONNECTION_TIMEOUT": "120",
+            }
+            return subprocess.run(command, cwd=REPOSITORY, env={**os.environ, **settings}, check=False).returncode
     except EngineError as error:
         print(f"make test-containers: {error}", file=sys.stderr)
         return 1

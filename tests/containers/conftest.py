@@ -6,6 +6,7 @@ which run its functions as `sam build` made them.
 
 import copy
 import json
+import os
 import socket
 import subprocess
 import time
@@ -34,6 +35,11 @@ TOMBSTONE = "2f1c7a9be05d4e6388c1b0a4d97f35e26b8c041d"
 """The deletion of theirs in tests/events."""
 
 
+# The SAM CLI draws each container's port some time before it takes it: another worker of pytest could draw the same.
+_OWN = f"127.0.0.{2 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
+OWN_ADDRESS = ("--container-host", _OWN, "--container-host-interface", _OWN)
+
+
 class Outcome(NamedTuple):
     """What a function answered, or its error by name and message (NoAnswer: it was killed)."""
 
@@ -59,7 +65,7 @@ def sam(*arguments: str | Path, seconds: float = 120) -> subprocess.CompletedPro
 def local_invoke(template: Path, function: str, event: Path) -> Outcome:
     """`sam local invoke`, in the image that has the layer: the template has none."""
     options = ("--event", event, "--template", template, "--invoke-image", WITH_LAYER)
-    done = sam("local", "invoke", function, *options)
+    done = sam("local", "invoke", function, *options, *OWN_ADDRESS)
     assert done.returncode == 0, done.stderr
     if not done.stdout.strip():
         return Outcome(None, ("NoAnswer", ""), done.stderr)
@@ -82,7 +88,10 @@ def serving(command: str, template: Path) -> Iterator[Server]:
     log = template.parent / f"{command}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["sam", "local", command, "--template", template, "--port", str(port), "--warm-containers", "LAZY"],
+            [
+                *("sam", "local", command, "--template", template, *OWN_ADDRESS),
+                *("--port", str(port), "--warm-containers", "LAZY"),
+            ],
             cwd=REPOSITORY,
             stdout=output,
             stderr=subprocess.STDOUT,
