@@ -4,14 +4,11 @@ in   a custom resource's request {StripeMode, …}; every other property is ther
 out  what gateway/custom_resource.py says; FAILED lists all that is wrong, and the deployment ends there
 """
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping
 
 from gateway import aws, checkup
 from gateway.account import account_with
-from gateway.custom_resource import Request, custom_resource
+from gateway.custom_resource import Request, checked, custom_resource
 from gateway.errors import SetupWrong
 from gateway.secret import Secret
 from gateway.settings import one_of, optional, required, whole_number
@@ -29,15 +26,10 @@ pool = Pool(aws.client("cognito-idp"), POOL_ID) if POOL_ID else None
 
 @custom_resource
 def handler(request: Request) -> None:
-    if request.kind == "Delete":
-        return
-    # CloudFormation takes a failed update back by an Update with the properties of before, or by a Delete of the id it
-    # was answered. Neither may fail, and Stripe may be the reason: so the id says with which properties all was right,
-    # and is another one at every request.
-    right = f"setup-{_digest(request.properties)}"
-    if request.resource.startswith(right):
-        return
-    request.resource = f"setup-{request.id}"
+    checked(request, "setup", _check)
+
+
+def _check(request: Request) -> None:
     before = request.before.get("StripeMode", MODE)
     if before != MODE:
         raise SetupWrong(f"StripeMode was {before}, and a ledger is of one mode: deploy a second stack for {MODE} mode")
@@ -47,8 +39,3 @@ def handler(request: Request) -> None:
         problems += checkup.of_pool(pool, max_dapps=MAX_DAPPS, our_clients=CLIENTS)
     if problems:
         raise SetupWrong("; ".join(problems))
-    request.resource = f"{right}-{request.id}"
-
-
-def _digest(properties: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(properties, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws, checkup, signature
 from gateway.account import account_with
-from gateway.bought import require_known_account
+from gateway.bought import UNKNOWN_ACCOUNT, require_known_account
 from gateway.errors import BillingIncomplete, CognitoRejected, LedgerRejected, SecretUnavailable, StripeRejected
 from gateway.ledger import Ledger
 from gateway.secret import Secret
@@ -71,7 +71,7 @@ def _of_account() -> list[str]:
     try:
         require_known_account(ledger, account)
     except BillingIncomplete:
-        return ["Stripe knows none of the ledger's customers: store a key of the account and mode that they are of"]
+        return [UNKNOWN_ACCOUNT]
     return []
 
 

@@ -10,6 +10,8 @@ from gateway.errors import BillingIncomplete, UnusableEvent
 from gateway.events import email_address, is_order
 from gateway.ledger import Ledger, Party
 
+UNKNOWN_ACCOUNT = "Stripe knows none of the ledger's customers: store a key of the account and mode that they are of"
+
 _WITNESSES = 10  # customers who are asked for; some may have been deleted with test data
 
 

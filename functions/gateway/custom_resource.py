@@ -1,6 +1,7 @@
 """What CloudFormation asks of a custom resource, answered in every case: without an answer, a deployment hangs."""
 
 import functools
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,8 @@ from gateway.errors import (
     CognitoThrottled,
     CognitoUnavailable,
     GatewayError,
+    LedgerThrottled,
+    LedgerUnavailable,
     SecretUnavailable,
     StripeThrottled,
     StripeUnavailable,
@@ -20,7 +23,10 @@ from gateway.errors import (
 from gateway.step import defect
 from gateway.telemetry import logger
 
-_PASSING = (CognitoThrottled, CognitoUnavailable, SecretUnavailable, StripeThrottled, StripeUnavailable)
+_PASSING = (
+    *(CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable),
+    *(SecretUnavailable, StripeThrottled, StripeUnavailable),
+)
 _PAUSES = (2, 4, 8)  # seconds; a deployment that fails for a moment's sake would be rolled back as a whole
 _LONGEST_REASON = 1000  # characters; CloudFormation takes no answer of more than 4096 bytes
 _HTTP = urllib3.PoolManager(
@@ -42,6 +48,27 @@ class Request:
     resource: str
     properties: Mapping[str, str]
     before: Mapping[str, str]
+
+
+def checked(request: Request, name: str, check: Callable[[Request], None]) -> None:
+    """Have a resource that is nothing but a check checked when it is made or its properties change.
+
+    CloudFormation takes a failed update back by an Update with the properties of before, or by a Delete of the id it
+    was answered. Neither may fail, and Stripe may be the reason: so the id says with which properties all was right,
+    and is another one at every request.
+    """
+    if request.kind == "Delete":
+        return
+    right = f"{name}-{_digest(request.properties)}"
+    if request.resource.startswith(right):
+        return
+    request.resource = f"{name}-{request.id}"
+    check(request)
+    request.resource = f"{right}-{request.id}"
+
+
+def _digest(properties: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(properties, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def custom_resource(change: Callable[[Request], None]) -> Callable[[dict[str, Any], Any], None]:

@@ -232,6 +232,21 @@ def test_an_update_that_is_refused_is_undone_without_stripe_and_can_be_repeated(
     assert shop.buy(stack, "mended@example.com") == "1"
 
 
+def test_a_key_of_another_account_is_refused_before_anything_is_registered_there(shop: Shop, stack: LocalStack) -> None:
+    shop.buy(stack, "buyer@example.com")
+    other = StripeAccount(keys={KEY}, backoff=0.2)
+    product = other.create_product("API")["id"]
+    other.create_price(product, 500, {"dapps": "1"}, recurring={"interval": "month"})
+    with StripeServer(other) as server:
+        with pytest.raises(DeploymentFailed, match=r"^KnownAccount: .*Stripe knows none of the ledger's") as failed:
+            stack.update(StripeApiBase=server.url)
+        assert not hasattr(failed.value, "__notes__")
+        assert other.all("webhook_endpoint") == []
+    [endpoint] = shop.endpoints()
+    assert endpoint["status"] == "enabled"
+    assert shop.buy(stack, "still@example.com", 2) == "2"
+
+
 def test_a_failed_update_is_undone(shop: Shop, stack: LocalStack) -> None:
     [before] = shop.endpoints()
     shop.stripe.faults.fail_next(1, 400, before["id"])

@@ -20,6 +20,7 @@ UNASKED = ("logs:", "states:DescribeExecution", "states:StopExecution")
 
 
 NAMES = [
+    "CheckAccountFunction",
     "CheckSetupFunction",
     "RegisterWebhookFunction",
     "WebhookFunction",
@@ -254,6 +255,7 @@ def driven(tmp_path_factory: pytest.TempPathFactory) -> Driven:
     parameters = {"EmailChange": "follow", "PaymentStatusTopicArn": TOPIC}
     with Gateway(tmp_path_factory.mktemp("driven"), custom_resources=True, **parameters) as gateway:
         drive_every_path(gateway)
+        assert gateway.stack.update(code_changed=True) == []
         found = gateway.stack.invoke("DoctorFunction", {})
         assert (found.error, found.result["wrong"]) == (None, [])
         gateway.stack.delete()

@@ -72,6 +72,7 @@ LOADS: dict[str, set[str]] = {
     "cancel_subscriptions": EVERY | {"stripe", "gateway.billing", "gateway.bought", "gateway.secret", "gateway.step"},
     "change_email": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "check_drift": EVERY | {"gateway.drift", "gateway.searches", "gateway.step"},
+    "check_account": EVERY | ACCOUNT | {"gateway.bought", "gateway.custom_resource", "gateway.step"},
     "check_setup": EVERY | ACCOUNT | {"gateway.checkup", "gateway.custom_resource", "gateway.step", "gateway.users"},
     "compare_shard": EVERY | DIFFERENCES,
     "create_user": EVERY | {"gateway.people", "gateway.secret", "gateway.step", "gateway.users"},

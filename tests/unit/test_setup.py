@@ -1,4 +1,4 @@
-"""check_setup, register_webhook and doctor: the real handlers, the Stripe stand-in, and CloudFormation's answers."""
+"""What a deployment asks, and the doctor: the real handlers, the Stripe stand-in, and CloudFormation's answers."""
 
 import copy
 import json
@@ -111,7 +111,7 @@ class CloudFormation:
 
 
 class World:
-    """All that the three functions see."""
+    """All that these functions see."""
 
     def __init__(self, account: StripeAccount, door: Door, patch: pytest.MonkeyPatch) -> None:
         self.stripe = account
@@ -178,6 +178,9 @@ class World:
         answer = self.ask("CheckSetup", "Create", **given)
         assert (answer["Status"] == "FAILED") is bool(answer["Reason"])
         return str(answer["Reason"])
+
+    def known(self, kind: str = "Create", resource: str | None = None) -> Json:
+        return self.ask("CheckAccount", kind, resource)
 
     def register(self, kind: str = "Create", resource: str | None = None, **given: Any) -> str:
         answer = self.ask("RegisterWebhook", kind, resource, **given)
@@ -424,6 +427,39 @@ class TestASetup:
             "StripeMode was live, and a ledger is of one mode: deploy a second stack for test mode" in answer["Reason"]
         )
         assert world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "test"})["Status"] == "SUCCESS"
+
+
+class TestAnAccount:
+    def test_is_any_while_nobody_has_bought(self, world: World) -> None:
+        assert world.known()["Status"] == "SUCCESS"
+
+    def test_is_the_one_that_knows_one_of_the_ledgers_customers(self, world: World) -> None:
+        world.ledger.subscribers = ["cus_deleted", world.stripe.create_customer("ann@example.com")["id"]]
+        assert world.known()["Status"] == "SUCCESS"
+
+    def test_that_knows_none_of_them_is_refused(self, world: World) -> None:
+        world.ledger.subscribers = ["cus_1", "cus_2"]
+        answer = world.known()
+        assert answer["Status"] == "FAILED"
+        assert answer["Reason"] == (
+            "SetupWrong: Stripe knows none of the ledger's customers: "
+            "store a key of the account and mode that they are of"
+        )
+
+    def test_is_waited_for_while_the_ledger_is_throttled(self, world: World) -> None:
+        world.ledger.error = LedgerUnavailable("no answer")
+        assert world.known()["Reason"] == "LedgerUnavailable: no answer"
+        assert world.pauses == [2, 4, 8]
+
+    def test_is_taken_back_without_asking(self, world: World) -> None:
+        made = world.known()["PhysicalResourceId"]
+        world.ledger.subscribers = ["cus_1"]
+        assert world.known("Update", made) == world.cloudformation.told[0] | {
+            "RequestId": world.cloudformation.told[-1]["RequestId"]
+        }
+        failed = world.known("Update", "account-of-before")
+        assert failed["Status"] == "FAILED"
+        assert world.known("Delete", failed["PhysicalResourceId"])["Status"] == "SUCCESS"
 
 
 class TestAnEndpoint:
