@@ -23,11 +23,12 @@ signing = Secret(aws.client("secretsmanager"), required("STRIPE_WEBHOOK_SECRET_A
 @custom_resource
 def handler(request: Request) -> None:
     if request.kind == "Delete":
-        _disable(request.resource)
+        _disable(request.resource, patient=not request.last_try)
     elif request.kind == "Update" and _fits(request.resource):
         account.change_endpoint(request.resource, request.properties["Url"], ENDPOINT_TYPES)
     else:
-        account.remove_disabled(request.stack)
+        # A failed update comes back to the one that is there.
+        account.remove_disabled(request.stack, but=request.resource)
         request.resource, secret = account.add_endpoint(
             request.properties["Url"], ENDPOINT_TYPES, ENDPOINT_VERSION, request.stack, key=request.id
         )
@@ -40,7 +41,7 @@ def _fits(endpoint: str) -> bool:
     return versions.get(endpoint) == ENDPOINT_VERSION and signature.has_secret(signing.latest(), endpoint)
 
 
-def _disable(endpoint: str) -> None:
+def _disable(endpoint: str, *, patient: bool) -> None:
     if not endpoint.startswith("we_"):  # it was never made
         return
     try:
@@ -49,5 +50,7 @@ def _disable(endpoint: str) -> None:
             logger.warning("Stripe does not know %s with this key", endpoint)
             return
         signing.put(signature.without_secret(signing.latest(), endpoint))
-    except (SecretUnavailable, StripeKeyRejected) as error:  # a secret went first; whoever deletes a stack cannot wait
+    except (SecretUnavailable, StripeKeyRejected) as error:  # a secret went first; a deletion must not fail for that
+        if patient and isinstance(error, SecretUnavailable):  # or is it only throttled?
+            raise
         logger.warning("disable %s in Stripe by hand: %s", endpoint, error)

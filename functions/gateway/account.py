@@ -107,11 +107,11 @@ class Account(Billing):
             return False
         return True
 
-    def remove_disabled(self, stack: str) -> None:
+    def remove_disabled(self, stack: str, *, but: str) -> None:
         """Delete the disabled endpoints that a stack of this name made here before: Stripe allows sixteen in all."""
         for each in self.endpoints():
             made_by = str((each.get("metadata") or {}).get(_NOTE, ""))
-            if each["status"] == "disabled" and _named(made_by) == _named(stack):
+            if each["status"] == "disabled" and each["id"] != but and _named(made_by) == _named(stack):
                 self._delete(each["id"])
 
     def _delete(self, endpoint: str) -> None:

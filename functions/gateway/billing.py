@@ -354,7 +354,11 @@ class Billing:
         if not isinstance(product, str):
             return {}
         if product not in products.metadata:
-            products.metadata[product] = self._read(lambda api: api.products.retrieve(product)).get("metadata") or {}
+            try:
+                found = self._read(lambda api: api.products.retrieve(product))
+            except BillingIncomplete:  # deleted, which its subscriptions outlive; the account is known by the customer
+                found = {}
+            products.metadata[product] = found.get("metadata") or {}
         return products.metadata[product]
 
     def _product_is_mapped(self, price: Mapping[str, Any], products: _Products) -> bool:

@@ -39,7 +39,8 @@ class Request:
     """What CloudFormation wants. `id` is the same when Lambda repeats it; `stack` is an ARN.
 
     `resource` is the physical id. Whoever makes a resource sets it at once: CloudFormation then undoes what was made,
-    also when the rest fails. `before`: the properties until now, of an Update.
+    also when the rest fails. `before`: the properties until now, of an Update. `last_try`: what passes is no longer
+    waited for.
     """
 
     kind: str
@@ -48,6 +49,7 @@ class Request:
     resource: str
     properties: Mapping[str, str]
     before: Mapping[str, str]
+    last_try: bool = False
 
 
 def checked(request: Request, name: str, check: Callable[[Request], None]) -> None:
@@ -112,6 +114,7 @@ def _patiently(change: Callable[[Request], None], request: Request) -> None:
         except _PASSING as error:
             logger.warning("%s: %s", type(error).__name__, error)
             time.sleep(pause)
+    request.last_try = True
     return change(request)
 
 

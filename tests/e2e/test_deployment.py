@@ -100,6 +100,7 @@ def stack(shop: Shop) -> Iterator[LocalStack]:
         ("rk_live_deploys", {}, None, "the Stripe key is of live mode, and StripeMode is test"),
         (KEY, {"StripeMode": "live"}, None, "the Stripe key is of test mode, and StripeMode is live"),
         (KEY, {"DappPrices": '{"price_1": "five"}'}, None, "DappPrices gives 'price_1' no whole number of dapps"),
+        (KEY, {"GracePeriodHours": "0.5"}, None, "GracePeriodHours: give a whole number"),
         ("whsec_deploys", {}, None, "the Stripe key does not begin with rk_test_"),
         (KEY, {}, lambda shop: shop.stripe.faults.withdraw("charge_read"), "lacks Charges and Refunds: Read:"),
         (KEY, {}, lambda shop: shop.stripe.faults.withdraw("subscription_write"), "lacks Subscriptions: Write:"),

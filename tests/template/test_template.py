@@ -343,6 +343,20 @@ def custom_resources_hear_of_new_code(app: Application) -> list[str]:
     return problems
 
 
+def numbers_are_whole(app: Application) -> list[str]:
+    """Setup looks at every number that a function reads, for CloudFormation takes fractions. CloudWatch itself refuses
+    most days that logs could be kept."""
+    numbers = {name for name, body in app.template["Parameters"].items() if body["Type"] == "Number"}
+    given = [value for one in app.functions.values() for value in one["Environment"]["Variables"].values()]
+    read = numbers & {value["Ref"] for value in given if isinstance(value, dict) and "Ref" in value}
+    asked, looks = app.template["Resources"]["Setup"]["Properties"], app.source_of("CheckSetupFunction")
+    return [
+        f"{name} may be a fraction"
+        for name in sorted(read - {"LogRetentionDays"})
+        if asked.get(name) != {"Ref": name} or f'"{name}"' not in looks
+    ]
+
+
 def versions_go_with_a_roll_back(app: Application) -> list[str]:
     """Lambda publishes no second version of the same code: one that stayed would keep it from being deployed again."""
     versions = app.resources("AWS::Lambda::Version")
@@ -1216,6 +1230,9 @@ BROKEN: list[tuple[Rule, Break]] = [
         for name in ("Setup", "KnownAccount", "WebhookEndpoint")
         for changes in ({"CodeVersion": {"Ref": "WebhookFunction"}}, {"ServiceTimeout": 3600}, {"ServiceTimeout": 200})
     ),
+    (numbers_are_whole, _lacking("Setup", "GracePeriodHours")),
+    (numbers_are_whole, _source("check_setup.py", '"GracePeriodHours"', '"Hours"')),
+    (numbers_are_whole, _variable("WebhookFunction", lambda given: given.update(HOURS={"Ref": "NoEventHours"}))),
     (versions_go_with_a_roll_back, _retained("AWS::Lambda::Version")),
     (log_groups_forget, _lacking("FunctionLogs", "RetentionInDays")),
     (tables_are_safe, _lacking("OrdersTable", "PointInTimeRecoverySpecification")),

@@ -768,6 +768,16 @@ class TestDeclaredQuantity:
         subscribed(account, customer, metered)
         assert only_subscription(reader().customer(customer)).items == (Item(metered, None, None),)
 
+    def test_of_a_product_that_was_deleted_is_none(self, account: StripeAccount, reader: Reader, customer: str) -> None:
+        """Stripe lets a product go while subscriptions to it run: they hide nothing of what else is paid for."""
+        account.create_product("Old", {}, "prod_old")
+        old, sold = priced(account, "prod_old"), priced(account, metadata={"dapps": "2"})
+        subscribed(account, customer, old)
+        subscribed(account, customer, sold)
+        del account.objects["product"]["prod_old"]
+        found = reader().customer(customer).subscriptions
+        assert {item.price: item.dapps for each in found for item in each.items} == {old: None, sold: "2"}
+
 
 class TestStray:
     """A price without a mapping, although another one of its product has one: it was forgotten."""

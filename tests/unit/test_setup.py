@@ -25,6 +25,16 @@ from tests.unit.steps import module
 
 URL = "https://api.example.com/create"
 STACK = "arn:aws:cloudformation:us-east-1:123456789012:stack/gateway/0001"
+NUMBERS = {
+    "EventsWindowHours": "24",
+    "GracePeriodHours": "72",
+    "InvitationDays": "7",
+    "MaxDapps": "1000000",
+    "MaxDisabled": "100",
+    "MaxDisabledPercent": "5",
+    "RepairsPerSecond": "10",
+    "RetryAfterSeconds": "300",
+}
 PLACEHOLDER = "n0tAsecret"
 POOL: Json = {
     "UsernameAttributes": ["email"],
@@ -160,7 +170,7 @@ class World:
             "StackId": given.pop("stack", STACK),
             "LogicalResourceId": "Resource",
             "ResourceType": "Custom::Resource",
-            "ResourceProperties": {"StripeMode": "test", "Url": URL},
+            "ResourceProperties": {"StripeMode": "test", "Url": URL} | NUMBERS | given.pop("properties", {}),
         }
         if resource is not None:
             event["PhysicalResourceId"] = resource
@@ -407,6 +417,11 @@ class TestASetup:
         assert "DappPrices is not JSON" in world.setup(account_with=unreadable)
         assert world.ask("CheckSetup", "Delete", "setup-1", account_with=unreadable)["Status"] == "SUCCESS"
 
+    @pytest.mark.parametrize("name", NUMBERS)
+    def test_with_a_fraction_for_a_whole_number_is_refused(self, world: World, name: str) -> None:
+        """Else some function would end at its start, each time."""
+        assert world.setup(properties={name: "2.5"}) == f"SetupWrong: {name}: give a whole number"
+
     def test_is_taken_back_by_a_deletion(self, world: World) -> None:
         """Which cannot fail, whatever is wrong with Stripe: another id at every request, also at one that fails."""
         world.stripe.faults.outage()
@@ -545,6 +560,31 @@ class TestAnEndpoint:
         world.register("Delete", made)
         world.register("Delete", made)
         assert world.endpoint(made)["status"] == "disabled"
+        assert signature.secrets_in(world.signing.text) == []
+
+    def test_that_is_disabled_is_spared_by_the_one_that_takes_its_place(self, world: World) -> None:
+        """If the update fails afterwards, it is the stack's again."""
+        first, older = world.register(), world.register()
+        for each in (first, older):
+            world.stripe.stored("webhook_endpoint", each)["status"] = "disabled"
+        second = world.register("Update", first, ENDPOINT_VERSION="2026-09-30.endive")
+        assert set(world.stripe.objects["webhook_endpoint"]) == {first, second}
+
+    def test_is_disabled_though_its_secret_is_throttled_for_a_moment(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = world.register()
+        latest, failures = Secret.latest, [SecretUnavailable("throttled")] * 3
+
+        def throttled(secret: Secret) -> str:
+            if failures:
+                raise failures.pop()
+            return latest(secret)
+
+        monkeypatch.setattr(Secret, "latest", throttled)
+        world.register("Delete", made)
+        assert world.endpoint(made)["status"] == "disabled"
+        assert world.pauses == [2, 4, 8]
         assert signature.secrets_in(world.signing.text) == []
 
     def test_that_was_never_made_needs_nothing_to_go(self, world: World) -> None:
