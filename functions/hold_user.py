@@ -40,11 +40,13 @@ def handler(request: Request) -> Answer:
         raise AccountUnknown("no user has this address")
     sub = account.sub
     enabled = _under_lease(sub, request, (lambda: _hold(sub, str(reason), request)) if hold else (lambda: _lift(sub)))
-    run = None
-    if account.linked:  # billing looks at the person now, and tells others of the change
-        party = min(account.linked)
-        run = look_again(party, ledger, fulfillment, livemode=LIVEMODE, asked=request.owner)
-    execution = None if run is None else execution_arn(MACHINE, run.execution_name)
+    # Billing looks at the person now, and tells others of the change; after a ban, also at what they bought under it.
+    runs = [
+        look_again(party, ledger, fulfillment, livemode=LIVEMODE, asked=f"{request.owner}{number}")
+        for number, party in enumerate(account.looked_at)
+        if party in account.linked or not hold
+    ]
+    execution = execution_arn(MACHINE, runs[0].execution_name) if runs else None
     return Answer(
         {
             "email": request.email,

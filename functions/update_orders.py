@@ -19,7 +19,7 @@ from gateway.errors import AccountUnknown
 from gateway.executions import StateMachine, console_link, execution_arn
 from gateway.ledger import Attempt, Ledger, Person, attempt_of
 from gateway.pages import page_of
-from gateway.people import Account, account_of
+from gateway.people import account_of
 from gateway.rechecks import look_again
 from gateway.settings import required
 from gateway.users import Users
@@ -63,7 +63,7 @@ def handler(request: Request) -> Answer:
             run = runs[person] = runs.get(person) or _run(person, row["event_id"], now)
         lines.append(_line(row["order_id"], row["event_id"], run))
     if not runs and request.values["next"] is None:
-        lines += [_look_again(party, f"{request.owner}{n}") for n, party in enumerate(_whom(account))]
+        lines += [_look_again(party, f"{request.owner}{n}") for n, party in enumerate(account.looked_at)]
     return Answer({"email": request.email, "orders": lines, "next": page.next})
 
 
@@ -103,11 +103,6 @@ def _run(person: frozenset[str], asked: str, now: int) -> Run:
         return Run("already running", "somebody else has just started it")
     fulfillment.start(taken)
     return Run("started", "this run heals all orders of the person", taken)
-
-
-def _whom(account: Account) -> list[str]:
-    """One customer of each person that the account may be."""
-    return [min(account.linked)] if account.linked else sorted(account.unlinked)[:LOOKED_AT]
 
 
 def _look_again(party: str, asked: str) -> dict[str, Any]:

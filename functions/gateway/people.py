@@ -11,6 +11,8 @@ from gateway.ledger import Ledger, Party
 from gateway.step import Run
 from gateway.users import Users
 
+_UNLINKED = 10  # parties without a user that one request has looked at
+
 
 def user_of(party: Party, users: Users) -> User:
     """The party's user as of now; `exists` False when there is none, `linked` when the ledger says it is theirs.
@@ -75,6 +77,12 @@ class Account:
     def parties(self) -> frozenset[str]:
         """All that are theirs, or nobody else's."""
         return self.linked | self.unlinked
+
+    @property
+    def looked_at(self) -> list[str]:
+        """The parties that runs have to look at, so that all is as it must be: one run does for all who are linked. The
+        others, of whom the first do, may have paid while the user was banned or comped, and nobody was joined."""
+        return [*sorted(self.linked)[:1], *sorted(self.unlinked)[:_UNLINKED]]
 
     @property
     def known(self) -> bool:

@@ -225,7 +225,39 @@ def test_many_who_ask_at_once_start_one_run(gateway: Gateway) -> None:
     assert gateway.access(email) == (True, 5, "ACTIVE")
 
 
+def test_update_looks_at_what_was_bought_while_comped(gateway: Gateway) -> None:
+    email = "comped-buys@example.com"
+    _lapsed(gateway, email)
+    gateway.set_provider(email, "ADMIN")
+    gateway.buy(email, 4, gateway.one_time_seat, mode="payment")
+    assert gateway.access(email) == (False, 0, "CANCELLED")
+    gateway.set_provider(email, "STRIPE")
+    assert gateway.ask("/update", email).status == 200
+    gateway.settle()
+    assert gateway.access(email) == (True, 4, "ACTIVE")
+
+
+def _lapsed(gateway: Gateway, email: str) -> None:
+    """Somebody whose subscription has ended."""
+    session = gateway.buy(email, 2)
+    gateway.stripe.cancel(session["subscription"])
+    gateway.settle()
+    assert gateway.access(email) == (False, 0, "CANCELLED")
+
+
 # ------------------------------------------------------------------ POST /hold
+
+
+def test_what_was_bought_under_a_ban_is_there_when_it_ends(gateway: Gateway) -> None:
+    email = "bought-banned@example.com"
+    _lapsed(gateway, email)
+    assert gateway.ask("/hold", email, hold=True, reason="abuse").status == 200
+    gateway.settle()
+    gateway.buy(email, 4, gateway.one_time_seat, mode="payment")
+    assert gateway.access(email) == (False, 0, "CANCELLED")
+    assert gateway.ask("/hold", email, hold=False).status == 200
+    gateway.settle()
+    assert gateway.access(email) == (True, 4, "ACTIVE")
 
 
 def test_a_ban_holds_at_once_and_billing_does_not_undo_it(gateway: Gateway) -> None:
