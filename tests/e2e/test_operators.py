@@ -225,6 +225,23 @@ def test_many_who_ask_at_once_start_one_run(gateway: Gateway) -> None:
     assert gateway.access(email) == (True, 5, "ACTIVE")
 
 
+def test_what_a_price_gives_is_corrected_for_what_was_bought_once(gateway: Gateway) -> None:
+    """As the README says of MappingChanged: no search compares these by itself."""
+    without, changed = gateway.price({"dapp": "1"}, once=True), gateway.price({"dapps": "1"}, once=True)
+    for email, price in (("nothing@example.com", without), ("two@example.com", changed)):
+        gateway.buy(email, 2, price, mode="payment")
+    assert gateway.user("nothing@example.com") is None
+    assert gateway.access("two@example.com") == (True, 2, "ACTIVE")
+    gateway.stripe.update_price(without, metadata={"dapps": "1"})
+    gateway.stripe.update_price(changed, metadata={"dapps": "5"})
+    gateway.settle()
+    assert gateway.reconcile(backfill=True).status == "SUCCEEDED"
+    assert gateway.access("nothing@example.com") == (True, 2, "ACTIVE")
+    assert gateway.ask("/update", "two@example.com").status == 200
+    gateway.settle()
+    assert gateway.access("two@example.com") == (True, 10, "ACTIVE")
+
+
 def test_update_looks_at_what_was_bought_while_comped(gateway: Gateway) -> None:
     email = "comped-buys@example.com"
     _lapsed(gateway, email)
