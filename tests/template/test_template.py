@@ -366,6 +366,18 @@ def versions_go_with_a_roll_back(app: Application) -> list[str]:
 # ------------------------------------------------------------------ what is remembered
 
 
+def access_logs_name_nobody(app: Application) -> list[str]:
+    """No token, no claim, and no path, for which users choose the ids of their dapps."""
+    told = {"requestId", "identity.sourceIp", "routeKey", "status", "responseLatency", "integrationErrorMessage"}
+    told |= {"authorizer.reason", "authorizer.error"}
+    return [
+        f"{name} logs $context.{each}"
+        for name, stage in app.resources("AWS::ApiGatewayV2::Stage").items()
+        for each in re.findall(r"\$context\.([\w.]+)", stage["AccessLogSettings"]["Format"])
+        if each not in told
+    ]
+
+
 def log_groups_forget(app: Application) -> list[str]:
     groups = app.resources("AWS::Logs::LogGroup")
     return [f"{name} keeps its logs for ever" for name, group in groups.items() if not group.get("RetentionInDays")]
@@ -846,6 +858,14 @@ def _resource(name: str, **changes: Any) -> Break:
     return lambda app: app.template["Resources"][name]["Properties"].update(changes)
 
 
+def _logging(name: str) -> Break:
+    """The access log tells one thing more."""
+    settings = {"Format": json.dumps({"more": f"$context.{name}"})}
+    return lambda app: app.resources("AWS::ApiGatewayV2::Stage")["ApiApiGatewayDefaultStage"].update(
+        AccessLogSettings=settings
+    )
+
+
 def _body(name: str, **changes: Any) -> Break:
     return lambda app: app.template["Resources"][name].update(changes)
 
@@ -1234,6 +1254,10 @@ BROKEN: list[tuple[Rule, Break]] = [
     (numbers_are_whole, _source("check_setup.py", '"GracePeriodHours"', '"Hours"')),
     (numbers_are_whole, _variable("WebhookFunction", lambda given: given.update(HOURS={"Ref": "NoEventHours"}))),
     (versions_go_with_a_roll_back, _retained("AWS::Lambda::Version")),
+    *(
+        (access_logs_name_nobody, _logging(name))
+        for name in ("path", "authorizer.sub", "authorizer.claims.email", "identity.userAgent")
+    ),
     (log_groups_forget, _lacking("FunctionLogs", "RetentionInDays")),
     (tables_are_safe, _lacking("OrdersTable", "PointInTimeRecoverySpecification")),
     (tables_are_safe, _resource("OrdersTable", SSESpecification={"SSEEnabled": False})),
