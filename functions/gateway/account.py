@@ -31,13 +31,32 @@ _WRITES: dict[str, _Ask] = {
     "Subscriptions: Write": lambda api: api.subscriptions.cancel("sub_that_is_none"),
     "Webhook Endpoints: Write": lambda api: api.webhook_endpoints.update("we_that_is_none", {}),
 }
-# What the gateway never asks. That the key may write what it only needs to read cannot be asked without writing.
+# What the gateway never does: to read what it does not need, or to write, which is again asked of what does not exist.
+# Stripe's own ids have no such words in them; where merchants may choose an id, the update is an empty one.
+# Setup Intents, Payment Links, Credit Notes and Promotion Codes can be read by whoever reads Checkout Sessions and
+# Invoices (https://docs.stripe.com/stripe-apps/reference/permissions), so of these only writing is too much.
 _NEVER: dict[str, _Ask] = {
+    "Application Fees": lambda api: api.application_fees.list(_ONE),
     "Balance": lambda api: api.balance.retrieve(),
+    "Charges and Refunds: Write": lambda api: api.charges.update("ch_that_is_none", {}),
+    "Checkout Sessions: Write": lambda api: api.checkout.sessions.expire("cs_that_is_none"),
+    "Connected Accounts": lambda api: api.accounts.list(_ONE),
     "Coupons": lambda api: api.coupons.list(_ONE),
+    "Credit Notes: Write": lambda api: api.credit_notes.update("cn_that_is_none", {}),
+    "Customers: Write": lambda api: api.customers.update("cus_that_is_none", {}),
+    "Disputes: Write": lambda api: api.disputes.update("dp_that_is_none", {}),
     "Files": lambda api: api.files.list(_ONE),
+    "Invoices: Write": lambda api: api.invoices.update("in_that_is_none", {}),
+    "Payment Intents: Write": lambda api: api.payment_intents.cancel("pi_that_is_none"),
+    "Payment Links: Write": lambda api: api.payment_links.update("plink_that_is_none", {}),
+    "Payment Methods": lambda api: api.payment_methods.list(_ONE),
     "Payouts": lambda api: api.payouts.list(_ONE),
-    "Setup Intents": lambda api: api.setup_intents.list(_ONE),
+    "Prices: Write": lambda api: api.prices.update("price_that_is_none", {}),
+    "Products: Write": lambda api: api.products.update("prod_that_is_none", {}),
+    "Promotion Codes: Write": lambda api: api.promotion_codes.update("promo_that_is_none", {}),
+    "Quotes": lambda api: api.quotes.list(_ONE),
+    "Setup Intents: Write": lambda api: api.setup_intents.cancel("seti_that_is_none"),
+    "Top-ups": lambda api: api.topups.list(_ONE),
     "Transfers": lambda api: api.transfers.list(_ONE),
 }
 _MANY_PAGES = 50  # of prices
@@ -55,7 +74,7 @@ class Account(Billing):
         return [right for right, ask in needed.items() if not self._may(ask)]
 
     def rights_to_spare(self) -> list[str]:
-        """What the key may see although the gateway never looks at it."""
+        """What the key may do although the gateway never does it, as the dashboard calls it."""
         spare = []
         for right, ask in _NEVER.items():
             with contextlib.suppress(StripeRejected):  # an account without it, for example without Connect

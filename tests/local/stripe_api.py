@@ -394,6 +394,8 @@ class StripeApi:
         served = {resource.path for resource in RESOURCES}
         for path in PERMISSIONS.keys() - served - {"account", "balance"}:
             rules.append(Rule(f"/v1/{path}", endpoint=self._empty_lister(path), methods=["GET"]))
+            rules.append(Rule(f"/v1/{path}/<id_>", endpoint=self._refuser(path), methods=["GET", "POST"]))
+            rules.append(Rule(f"/v1/{path}/<id_>/cancel", endpoint=self._refuser(path), methods=["POST"]))
         for (method, path), operation in self._operations().items():
             rules.append(Rule(f"/v1/{path}", endpoint=operation, methods=[method]))
         self._routes = Map(rules, redirect_defaults=False).bind("api.stripe.com")
@@ -499,6 +501,14 @@ class StripeApi:
     def _empty_lister(self, path: str) -> Operation:
         """A list of what the stand-in has nothing of."""
         return lambda params: self._page(f"/v1/{path}", [], params)
+
+    def _refuser(self, path: str) -> Operation:
+        """One of what the stand-in has nothing of."""
+
+        def refuse(params: Json, id_: str) -> Json:
+            raise missing(path.removesuffix("s"), id_)
+
+        return refuse
 
     def _retriever(self, resource: Resource) -> Operation:
         def retrieve(params: Json, id_: str) -> Json:
@@ -613,17 +623,31 @@ class StripeApi:
             ("POST", "subscription_items/<id_>"): self._update_item,
             ("POST", "checkout/sessions"): self._create_session,
             ("POST", "checkout/sessions/<id_>/expire"): self._expire_session,
+            ("POST", "charges/<id_>"): self._updater("charge", sp.ChargeUpdateParams),
+            ("POST", "payment_intents/<id_>/cancel"): self._cancel_intent,
+            ("POST", "invoices/<id_>"): self._updater("invoice", sp.InvoiceUpdateParams),
             ("POST", "invoices/<id_>/finalize"): self._finalize_invoice,
             ("POST", "invoices/<id_>/pay"): self._pay_invoice,
             ("POST", "invoices/<id_>/void"): self._void_invoice,
             ("POST", "invoices/<id_>/mark_uncollectible"): self._write_off_invoice,
             ("POST", "credit_notes"): self._create_credit_note,
+            ("POST", "credit_notes/<id_>"): self._updater("credit_note", sp.CreditNoteUpdateParams),
             ("POST", "refunds"): self._create_refund,
+            ("POST", "disputes/<id_>"): self._updater("dispute", sp.DisputeUpdateParams),
             ("POST", "disputes/<id_>/close"): self._close_dispute,
             ("POST", "webhook_endpoints"): self._create_endpoint,
             ("POST", "webhook_endpoints/<id_>"): self._update_endpoint,
             ("DELETE", "webhook_endpoints/<id_>"): self._delete_endpoint,
         }
+
+    def _updater(self, resource: str, known: Any) -> Operation:
+        """The update of what the stand-in changes in no other way: it takes nothing, and answers the object."""
+
+        def update(params: Json, id_: str) -> Json:
+            refuse_unknown(params, known, ())
+            return self.account.get(resource, id_)
+
+        return update
 
     def _create_customer(self, params: Json) -> Json:
         acted_on = {"email", "name", "metadata", "phone", "description"}
@@ -790,6 +814,10 @@ class StripeApi:
 
     def _expire_session(self, params: Json, id_: str) -> Json:
         return self.account.expire_session(id_)
+
+    def _cancel_intent(self, params: Json, id_: str) -> Json:
+        self.account.stored("payment_intent", id_)
+        raise ApiError(400, "The stand-in cancels no payment.", "standin_unsupported")
 
     def _finalize_invoice(self, params: Json, id_: str) -> Json:
         return self.account.finalize_invoice(id_)

@@ -65,14 +65,17 @@ PERMISSIONS = {
 """What Stripe calls the right to each path below /v1/, with `_read` or `_write` behind it. Refunds are part of charges,
 prices are still called plans."""
 
-RIGHTS = frozenset(
-    {
-        *("charge_read", "checkout_session_read", "credit_note_read", "customer_read", "dispute_read"),
-        *("early_fraud_warning_read", "event_read", "invoice_read", "payment_intent_read", "plan_read"),
-        *("product_read", "subscription_write", "webhook_write"),
-    }
-)
-"""What a restricted key may do unless a test says otherwise: what the gateway needs. Writing includes reading."""
+IMPLIED = frozenset({"credit_note_read", "payment_links_read", "promotion_code_read", "setup_intent_read"})
+"""What Stripe gives with the rights to read Checkout Sessions and Invoices, whether anybody wants it or not
+(https://docs.stripe.com/stripe-apps/reference/permissions)."""
+
+RIGHTS = IMPLIED | {
+    *("charge_read", "checkout_session_read", "customer_read", "dispute_read", "early_fraud_warning_read"),
+    *("event_read", "invoice_read", "payment_intent_read", "plan_read", "product_read"),
+    *("subscription_write", "webhook_write"),
+}
+"""What a restricted key may do unless a test says otherwise: what the gateway needs, and what that implies. Writing
+includes reading."""
 
 
 def missing(resource: str, id_: str, param: str = "id") -> ApiError:

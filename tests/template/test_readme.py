@@ -7,7 +7,7 @@ import re
 import pytest
 from botocore.validate import validate_parameters
 
-from gateway import errors, events
+from gateway import account, errors, events
 from gateway.errors import GatewayError
 from tests import runbook
 from tests.diagram import README, definitions, drawn
@@ -39,6 +39,45 @@ def test_the_events_to_subscribe_to_are_those_that_the_code_handles() -> None:
     assert re.findall(r"`([a-z_.]+)`", listed[1]) == sorted(
         each for each in events.HANDLED_TYPES if not each.startswith(LEGACY)
     )
+
+
+def rights(text: str) -> list[str]:
+    """The rights of the Stripe key that step 2 of *Deploying* lists, as Stripe's dashboard calls them."""
+    said = re.search(
+        r"\*\*read\*\* access to ([^;]*), \*\*write\*\* access to ([^;]*); nothing else\.", " ".join(text.split())
+    )
+    assert said is not None
+    found = []
+    for names, right in zip(said.groups(), ("Read", "Write"), strict=True):
+        *first, last = re.sub(r" \([^)]*\)", "", names).split(", ")
+        found += [f"{name}: {right}" for name in (*first, *re.split(" and (?:to )?", last))]
+    return found
+
+
+def needed() -> list[str]:
+    """The same as the code asks for it: who may write may read, which is one line in the dashboard."""
+    read = [right for right in account._READS if right.replace("Read", "Write") not in account._WRITES]
+    return [*sorted(read), *sorted(account._WRITES)]
+
+
+def test_the_rights_of_the_stripe_key_are_those_that_the_code_asks_for() -> None:
+    assert rights(TEXT) == needed()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (", Products and Radar,", " and Products,"),
+        (", Products and Radar,", ", Products, Quotes and Radar,"),
+        ("access to Charges and Refunds, ", "access to "),
+        (" and to Webhook Endpoints;", ";"),
+        (" and to Webhook Endpoints;", ", to Payouts and to Webhook Endpoints;"),
+        ("Disputes, Events,", "Events, Disputes,"),
+    ],
+)
+def test_other_rights_of_the_stripe_key_are_found(old: str, new: str) -> None:
+    assert TEXT.count(old) == 1
+    assert rights(TEXT.replace(old, new)) != needed()
 
 
 def test_every_error_that_can_end_an_execution_is_explained() -> None:

@@ -338,7 +338,7 @@ def custom_resources_hear_of_new_code(app: Application) -> list[str]:
             version = app.template["Resources"].get(properties.get("CodeVersion", {}).get("Ref"), {})
             if version.get("Properties", {}).get("FunctionName") != {"Ref": function}:
                 problems.append(f"{name} does not hear when {function} changes")
-            if not app.functions[function]["Timeout"] < properties.get("ServiceTimeout", 3600) <= 300:
+            if not app.functions[function]["Timeout"] < properties.get("ServiceTimeout", 3600) <= 480:
                 problems.append(f"{name} is given up too soon, or too late")
     return problems
 

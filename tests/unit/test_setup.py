@@ -3,6 +3,7 @@
 import copy
 import json
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from botocore.exceptions import ClientError
 from werkzeug.wrappers import Request, Response
 
-from gateway import custom_resource, signature
+from gateway import account as questions
+from gateway import billing, custom_resource, signature
 from gateway.account import Account
 from gateway.errors import CognitoRejected, LedgerRejected, LedgerUnavailable, SecretUnavailable, StripeUnavailable
 from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION, HANDLED_TYPES
@@ -19,7 +21,7 @@ from gateway.secret import Secret
 from gateway.settings import SettingMissing
 from gateway.users import Pool
 from tests.local.stripe_account import StripeAccount
-from tests.local.stripe_faults import RIGHTS
+from tests.local.stripe_faults import IMPLIED, PERMISSIONS, RIGHTS
 from tests.unit.door import KEY, Door, Json, Vault
 from tests.unit.steps import module
 
@@ -53,6 +55,35 @@ POOL: Json = {
         ),
     ],
 }
+
+
+# What a key must not be able to do, and what it is called in Stripe's dashboard.
+TO_SPARE = {
+    "application_fee_read": "Application Fees",
+    "balance_read": "Balance",
+    "charge_write": "Charges and Refunds: Write",
+    "checkout_session_write": "Checkout Sessions: Write",
+    "connected_account_read": "Connected Accounts",
+    "coupon_read": "Coupons",
+    "credit_note_write": "Credit Notes: Write",
+    "customer_write": "Customers: Write",
+    "dispute_write": "Disputes: Write",
+    "file_read": "Files",
+    "invoice_write": "Invoices: Write",
+    "payment_intent_write": "Payment Intents: Write",
+    "payment_links_write": "Payment Links: Write",
+    "payment_method_read": "Payment Methods",
+    "payout_read": "Payouts",
+    "plan_write": "Prices: Write",
+    "product_write": "Products: Write",
+    "promotion_code_write": "Promotion Codes: Write",
+    "quote_read": "Quotes",
+    "setup_intent_write": "Setup Intents: Write",
+    "top_up_read": "Top-ups",
+    "transfer_read": "Transfers",
+}
+# Whoever may write may read.
+TO_SPARE |= {right.replace("_read", "_write"): name for right, name in TO_SPARE.items()}
 
 
 class Cognito:
@@ -299,7 +330,7 @@ class TestASetup:
         monkeypatch.setattr(Secret, "_read", lambda _: missing())
         assert "the Stripe key cannot be read: Secrets Manager refused" in world.setup()
 
-    @pytest.mark.parametrize("right", sorted(RIGHTS - {"credit_note_read"}))
+    @pytest.mark.parametrize("right", sorted(RIGHTS - IMPLIED))
     def test_lacking_a_right_is_refused(self, world: World, right: str) -> None:
         world.stripe.faults.withdraw(right)
         assert "the Stripe key lacks " in world.setup()
@@ -310,17 +341,38 @@ class TestASetup:
         assert "Webhook Endpoints: Write" in world.setup()
         assert world.setup(MANAGES=False) == ""
 
-    @pytest.mark.parametrize(
-        "right", ["balance_read", "coupon_write", "file_read", "payout_write", "setup_intent_read", "transfer_read"]
-    )
+    @pytest.mark.parametrize("right", sorted(TO_SPARE))
     def test_with_a_right_to_spare_is_refused(self, world: World, right: str) -> None:
         world.stripe.faults.grant(right)
-        assert "has rights that the gateway never needs (" in world.setup()
+        assert f"has rights that the gateway never needs ({TO_SPARE[right]}): take them away" in world.setup()
+
+    def test_with_every_right_is_refused_with_the_name_of_each(self, world: World) -> None:
+        for right in TO_SPARE:
+            world.stripe.faults.grant(right)
+        assert f"({', '.join(sorted(set(TO_SPARE.values())))}): take them away" in world.setup()
 
     def test_asks_stripe_for_no_change(self, world: World) -> None:
+        """Whatever the key may do: it lists, or it names in the path what does not exist, and says no more."""
+        for resource in PERMISSIONS.values():
+            world.stripe.faults.grant(f"{resource}_write")
         before = copy.deepcopy(world.stripe.objects)
         world.setup()
         assert world.stripe.objects == before
+        changing = [each for each in world.stripe.requests if each["method"] != "GET"]
+        assert [each for each in changing if each["params"] or "_that_is_none" not in each["path"]] == []
+        assert {each["status"] for each in changing} == {404}
+
+    def test_is_refused_by_stripe_all_that_the_gateway_never_does(self, world: World) -> None:
+        world.setup()
+        statuses = Counter(each["status"] for each in world.stripe.requests)
+        assert statuses == {200: len(questions._READS) + 1, 404: len(questions._WRITES), 403: len(questions._NEVER)}
+
+    def test_is_looked_at_in_time_when_stripe_is_slow(self, resources: dict[str, Any]) -> None:
+        """Each question takes as long as it may, and half a minute is left for the pool and the answer."""
+        asked = [*questions._READS, *questions._WRITES, *questions._NEVER, "the prices", "the webhook endpoints"]
+        longest = len(asked) * sum(billing._TIMEOUT)
+        for function in ("CheckSetupFunction", "DoctorFunction"):
+            assert longest + 30 <= resources[function]["Timeout"]
 
     def test_that_sells_no_dapps_is_refused(self, world: World) -> None:
         world.stripe.stored("price", world.price)["metadata"] = {}

@@ -1228,9 +1228,10 @@ def test_a_restricted_key_may_do_what_the_gateway_needs(
 ) -> None:
     session = account.checkout("ann@example.com", price)
     needed = ("charges", "refunds", "customers", "disputes", "events", "payment_intents", "products", "prices")
-    needed += ("invoices", "invoice_payments", "checkout/sessions", "radar/early_fraud_warnings", "credit_notes")
+    needed += ("invoices", "invoice_payments", "checkout/sessions", "radar/early_fraud_warnings")
     needed += ("subscriptions", "subscription_schedules", "webhook_endpoints")
-    for path in (*needed, f"subscription_items?subscription={session['subscription']}"):
+    implied = ("credit_notes", "payment_links", "promotion_codes", "setup_intents")
+    for path in (*needed, *implied, f"subscription_items?subscription={session['subscription']}"):
         assert get(server, path)[0] == 200, path
     restricted.v1.subscriptions.update(session["subscription"], {"metadata": {"a": "b"}})
     assert restricted.v1.subscriptions.cancel(session["subscription"]).status == "canceled"
@@ -1240,7 +1241,7 @@ def test_a_restricted_key_may_do_what_the_gateway_needs(
 
 @pytest.mark.parametrize(
     "path",
-    ["account", "accounts", "balance", "balance_transactions", "coupons", "payouts", "setup_intents", "transfers"],
+    ["account", "accounts", "balance", "balance_transactions", "coupons", "payouts", "quotes", "transfers"],
 )
 def test_a_restricted_key_may_read_nothing_else(
     server: StripeServer, restricted: stripe.StripeClient, path: str
@@ -1271,6 +1272,45 @@ def test_a_restricted_key_writes_only_with_the_right_to(
     assert account.all("refund") == []
     account.faults.grant("charge_write")
     assert restricted.v1.refunds.create({"charge": charge}).status == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("path", "right"),
+    [
+        ("charges/ch_none", "charge"),
+        ("checkout/sessions/cs_none/expire", "checkout_session"),
+        ("credit_notes/cn_none", "credit_note"),
+        ("disputes/dp_none", "dispute"),
+        ("invoices/in_none", "invoice"),
+        ("payment_intents/pi_none/cancel", "payment_intent"),
+        ("payment_links/plink_none", "payment_links"),
+        ("promotion_codes/promo_none", "promotion_code"),
+        ("setup_intents/seti_none/cancel", "setup_intent"),
+    ],
+)
+def test_who_may_not_write_is_told_so_before_that_nothing_is_there(
+    account: StripeAccount, server: StripeServer, restricted: stripe.StripeClient, path: str, right: str
+) -> None:
+    def post() -> tuple[int, Json]:
+        answer = requests.post(f"{server.url}/v1/{path}", auth=("rk_test_standin", ""), timeout=5)
+        return answer.status_code, answer.json()["error"]
+
+    status, error = post()
+    assert (status, f"'rak_{right}_write'" in error["message"]) == (403, True)
+    account.faults.grant(f"{right}_write")
+    status, error = post()
+    assert (status, error["code"], error["message"].startswith("No such ")) == (404, "resource_missing", True)
+
+
+def test_an_empty_update_changes_nothing(account: StripeAccount, client: stripe.StripeClient, once: str) -> None:
+    charge = account.charge_of(account.checkout("ann@example.com", once, mode="payment")["id"])["id"]
+    before = account.get("charge", charge)
+    assert client.v1.charges.update(charge, {}).to_dict() == before
+    with pytest.raises(stripe.InvalidRequestError, match="does not act on description"):
+        client.v1.charges.update(charge, {"description": "shoes"})
+    with pytest.raises(stripe.InvalidRequestError, match="cancels no payment"):
+        client.v1.payment_intents.cancel(before["payment_intent"])
+    assert account.get("charge", charge) == before
 
 
 def test_rights_can_be_taken_away_and_are_back_after_the_fault(
