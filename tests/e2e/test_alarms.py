@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests import runbook, watched
-from tests.e2e.conftest import API_KEY, WEBHOOK_SECRET, Answer, Gateway, Json, _documents, sign, until
+from tests.e2e.conftest import API_KEY, RUN_DUE, WEBHOOK_SECRET, Answer, Gateway, Json, _documents, sign, until
 from tests.local import lambda_service
 from tests.local.lambda_service import LambdaService, TooManyRequestsError
 from tests.local.stack import LocalStack
@@ -342,7 +342,11 @@ def order_stuck(desk: Desk) -> Scenario:
 
 
 def run_due_silent(desk: Desk) -> Scenario:
+    desk.stack.faults.add("dynamodb", "AccessDeniedException", function="RunDueFunction")
+    _, error = desk.stack.run_schedules(RUN_DUE)[RUN_DUE]
+    assert error is not None
     yield
+    desk.stack.faults.clear()
     desk.gateway.run_due()
 
 

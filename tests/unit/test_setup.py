@@ -2,6 +2,7 @@
 
 import copy
 import json
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -13,7 +14,14 @@ from werkzeug.wrappers import Request, Response
 
 from gateway import custom_resource, signature
 from gateway.account import Account
-from gateway.errors import CognitoRejected, LedgerRejected, LedgerUnavailable, SecretUnavailable, StripeUnavailable
+from gateway.errors import (
+    CognitoRejected,
+    GatewayError,
+    LedgerRejected,
+    LedgerUnavailable,
+    SecretUnavailable,
+    StripeUnavailable,
+)
 from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION, HANDLED_TYPES
 from gateway.secret import Secret
 from gateway.settings import SettingMissing
@@ -636,6 +644,21 @@ class TestTheDoctor:
         world.ledger.error = error
         with pytest.raises(type(error)):
             world.examine()
+
+    @pytest.mark.parametrize("error", [LedgerUnavailable("passing"), RuntimeError("payer@example.com is odd")])
+    def test_that_could_not_look_counts_nothing_and_says_why(
+        self, world: World, counted: Callable[[], Any], lines: list[str], error: Exception
+    ) -> None:
+        world.register()
+        world.ledger.error = error
+        with pytest.raises(GatewayError) as caught:
+            world.examine()
+        assert counted() == {}
+        last = json.loads(lines[-1])
+        assert (last["level"], last["function"]) == ("ERROR", "Doctor")
+        assert last["message"].startswith(f"{type(caught.value).__name__}: ")
+        seen = "".join([*lines, *traceback.format_exception(caught.value)])
+        assert "payer@example.com" not in seen
 
 
 def _endpoint(world: World) -> Json:
