@@ -26,6 +26,7 @@ NAMESPACE = "StripeCognitoGateway"
 STATUSES = {"ExecutionsFailed": "FAILED", "ExecutionsTimedOut": "TIMED_OUT", "ExecutionsAborted": "ABORTED"}
 HOUR = 3600
 ROLLED = "whsec_0000000000rolled"
+DOCTOR = "DoctorFunctionEverySixHours"  # the schedule
 
 Scenario = Iterator[None]
 
@@ -454,6 +455,15 @@ def setup_wrong(desk: Desk) -> Scenario:
     desk.doctor()
 
 
+def doctor_silent(desk: Desk) -> Scenario:
+    desk.stack.faults.add("cognito-idp", "InternalErrorException", function="DoctorFunction")
+    _, error = desk.stack.run_schedules(DOCTOR)[DOCTOR]
+    assert error is not None
+    yield
+    desk.stack.faults.clear()
+    assert desk.stack.run_schedules(DOCTOR)[DOCTOR].error is None
+
+
 def too_many_disabled(desk: Desk) -> Scenario:
     customer = desk.subscriber("one-too-many")
     with desk.gateway.hearing():
@@ -504,6 +514,7 @@ SCENARIOS: Mapping[str, Callable[[Desk], Scenario]] = {
     "MailFailedAlarm": mail_failed,
     "DeletionFailedAlarm": deletion_failed,
     "SetupWrongAlarm": setup_wrong,
+    "DoctorSilentAlarm": doctor_silent,
     "TooManyDisabledAlarm": too_many_disabled,
     "NotReconciledAlarm": not_reconciled,
     "NothingReconciledAlarm": nothing_reconciled,

@@ -425,6 +425,19 @@ class TestASetup:
         answer = world.ask("CheckSetup", "Update", made, before={"StripeMode": "live"})
         assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", made)
 
+    @pytest.mark.parametrize(
+        ("kind", "refused", "expected"),
+        [("Create", False, {"SetupWrong": 0}), ("Create", True, {}), ("Update", False, {}), ("Delete", False, {})],
+    )
+    def test_of_a_new_stack_counts_as_the_doctors_first_look(
+        self, world: World, counted: Callable[[], Any], kind: str, refused: bool, expected: Json
+    ) -> None:
+        """No update does: SetupWrongAlarm would forget what the doctor found, who looks at more."""
+        if refused:
+            world.stripe.faults.withdraw("event_read")
+        world.ask("CheckSetup", kind, None if kind == "Create" else "setup-1", before={"StripeMode": "test"})
+        assert counted() == expected
+
     def test_keeps_the_mode_that_it_had(self, world: World) -> None:
         answer = world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "live"})
         assert answer["Status"] == "FAILED"
