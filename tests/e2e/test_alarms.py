@@ -408,11 +408,63 @@ def held_or_comped_paying(desk: Desk) -> Scenario:
 
 
 def access_flagged(desk: Desk) -> Scenario:
+    """Each of its metrics alone."""
+    for happens, name in (
+        (invoice_not_finalized, "FinalizationFailed"),
+        (email_conflict, "EmailConflict"),
+        (drift_unclear, "DriftUnclear"),
+    ):
+        desk._since()
+        for _ in happens(desk):
+            until(lambda: desk.rings("AccessFlaggedAlarm"), 5)
+            assert desk.said(name)
+            desk._since()
+        assert desk.rings("AccessFlaggedAlarm") is False
     price = desk.gateway.price({"dapps": "one"})
     desk.subscriber("flagged", price=price)
     yield
     desk.stripe.update_price(price, metadata={"dapps": "2"})
     desk.gateway.settle()
+
+
+def invoice_not_finalized(desk: Desk) -> Scenario:
+    subscription = desk.gateway.subscriber("not-finalized@example.com")["subscription"]
+    desk.email = "not-finalized@example.com"
+    with desk.gateway.hearing("invoice.finalization_failed"):
+        desk.stripe.fail_finalization(subscription)
+    yield
+
+
+def email_conflict(desk: Desk) -> Scenario:
+    desk.subscriber("has-the-address")
+    with desk.stack.deployed_with(EmailChange="follow"):
+        customer = desk.subscriber("wants-the-address")
+        with desk.gateway.hearing("customer.updated"):
+            desk.stripe.update_customer(customer, email="has-the-address@example.com")
+        yield
+        with desk.gateway.hearing("customer.updated"):
+            desk.stripe.update_customer(customer, email=desk.email)
+
+
+def drift_unclear(desk: Desk) -> Scenario:
+    customer = desk.subscriber("unclear")
+    desk.stack.client("cognito-idp").admin_update_user_attributes(
+        UserPoolId=desk.stack.user_pool_id,
+        Username=desk.email,
+        UserAttributes=[{"Name": "custom:num_dapps", "Value": "9"}],
+    )
+    # A key that does not show all of the account.
+    subscriptions = desk.stripe.objects["subscription"]
+    hidden = {name: each for name, each in subscriptions.items() if each["customer"] == customer}
+    for name in hidden:
+        del subscriptions[name]
+    stored = desk.stripe.objects["customer"].pop(customer)
+    assert desk.gateway.reconcile(find="drift").status == "SUCCEEDED"
+    yield
+    subscriptions.update(hidden)
+    desk.stripe.objects["customer"][customer] = stored
+    assert desk.gateway.reconcile(find="drift").status == "SUCCEEDED"
+    assert desk.gateway.access(desk.email)[1] == 1
 
 
 def limit_clamped(desk: Desk) -> Scenario:
