@@ -9,6 +9,7 @@ from typing import Any
 
 import urllib3
 
+from gateway.defects import defect
 from gateway.errors import (
     CognitoThrottled,
     CognitoUnavailable,
@@ -17,7 +18,6 @@ from gateway.errors import (
     StripeThrottled,
     StripeUnavailable,
 )
-from gateway.step import defect
 from gateway.telemetry import logger
 
 _PASSING = (CognitoThrottled, CognitoUnavailable, SecretUnavailable, StripeThrottled, StripeUnavailable)
