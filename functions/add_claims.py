@@ -3,6 +3,7 @@
 in   Cognito's event: version 2 or later for ID and access tokens, version 1 (tier Lite) for ID tokens alone
 out  the same with the claims `dapp_limit` (a number; in version 1 text) and `payment_status`, as of the user's
      attributes; groups stay as they are
+raises  nothing but a defect: Cognito tells the user its type and place, and gives them no token
 
 Claims are as old as their token. What must be right at this very moment asks the authorizer.
 """
@@ -10,8 +11,10 @@ Claims are as old as their token. What must be right at this very moment asks th
 from typing import Any
 
 from gateway.access import whole_text
+from gateway.defects import harmless
 
 
+@harmless
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     request = event["request"]
     attributes = request.get("userAttributes") or {}  # a machine that signs in (version 3) has none

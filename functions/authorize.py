@@ -14,10 +14,10 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.errors import GatewayError, TokenRejected, UnexpectedError
+from gateway.defects import harmless
+from gateway.errors import TokenRejected
 from gateway.ledger import Ledger
 from gateway.settings import one_of, optional, required
-from gateway.step import defect
 from gateway.telemetry import count, logger, metrics
 from gateway.tokens import Tokens
 
@@ -35,16 +35,10 @@ tokens = Tokens(
 
 
 @count
+@harmless
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     logger.append_keys(function=context.function_name, request_id=context.aws_request_id, sub=None)
-    try:
-        return _answer(event, **_access(_token(event)))
-    except GatewayError as error:
-        logger.error("%s: %s", type(error).__name__, error)
-        raise
-    except Exception as error:
-        logger.error("UnexpectedError: %s", defect(error))
-        raise UnexpectedError(defect(error)) from None
+    return _answer(event, **_access(_token(event)))
 
 
 def _access(text: str) -> dict[str, Any]:

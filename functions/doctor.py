@@ -2,7 +2,7 @@
 
 in      anything (not read)
 out     {"healthy": whether nothing is wrong, "wrong": [what, and what to do], "advice": [what will not do for long]};
-        the metric SetupWrong counts what is wrong, 0 when nothing is
+        the metric SetupWrong counts what is wrong, 0 when nothing is, and nothing when it could not look
 raises  StripeThrottled, StripeUnavailable, CognitoThrottled, CognitoUnavailable, LedgerThrottled, LedgerUnavailable
         (passing)
 """
@@ -16,6 +16,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from gateway import aws, checkup, signature
 from gateway.account import account_with
 from gateway.bought import UNKNOWN_ACCOUNT, require_known_account
+from gateway.defects import harmless
 from gateway.errors import BillingIncomplete, CognitoRejected, LedgerRejected, SecretUnavailable, StripeRejected
 from gateway.ledger import Ledger
 from gateway.secret import Secret
@@ -37,6 +38,7 @@ ledger = Ledger(aws.client("dynamodb"), required("ORDERS_TABLE"))
 
 
 @count
+@harmless
 def handler(event: object, context: Any) -> dict[str, Any]:
     logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
     wrong = [*_asked(_of_stripe), *_asked(_of_pool)]

@@ -1,8 +1,9 @@
 """RunDue, every five minutes: runs open orders again, and people whose access changes at a moment of its own.
 
 in      a schedule's event (not read)
-out     {"started": number of executions}
-raises  LedgerThrottled, LedgerUnavailable, Start…: the next call, five minutes later, goes on
+out     {"started": number of executions}; the metric DueStarted counts them, 0 when nothing was due, and nothing when
+        an error stopped the call: RunDueSilentAlarm is about that
+raises  Ledger…, Start…: the next call, five minutes later, goes on
 """
 
 import time
@@ -12,7 +13,8 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit
 
 from gateway import aws
-from gateway.errors import GatewayError
+from gateway.defects import harmless
+from gateway.errors import GatewayError, StartThrottled, StartUnavailable
 from gateway.events import recheck
 from gateway.executions import StateMachine
 from gateway.ledger import DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
@@ -29,37 +31,45 @@ fulfillment = StateMachine(aws.client("stepfunctions"), required("STATE_MACHINE_
 
 
 @count
+@harmless
 def handler(event: object, context: Any) -> dict[str, Any]:
     logger.append_keys(function=context.function_name, request_id=context.aws_request_id)
     now = int(time.time())
     started = 0
     for name in COUNTED_BY_OTHERS:
         metrics.add_metric(name, MetricUnit.Count, 0)
-    metrics.add_metric("DueStarted", MetricUnit.Count, 0)  # alive, also when nothing is due
-    _measure(now)
-    for due in _due(now, context):
-        attempt = _of_person(due, now) if isinstance(due, DuePerson) else _next(due, now)
-        if attempt is not None:
-            fulfillment.start(attempt)
-            started += 1
-            metrics.add_metric("DueStarted", MetricUnit.Count, 1)
-            logger.info("started", event_id=attempt.event_id, execution_name=attempt.execution_name)
+    unmeasured = _measure(now)
+    try:
+        for due in _due(now, context):
+            attempt = _of_person(due, now) if isinstance(due, DuePerson) else _next(due, now)
+            if attempt is not None:
+                fulfillment.start(attempt)
+                started += 1
+                logger.info("started", event_id=attempt.event_id, execution_name=attempt.execution_name)
+    except (StartThrottled, StartUnavailable):
+        if started:  # as many as Step Functions takes: slow, and not silent
+            metrics.add_metric("DueStarted", MetricUnit.Count, started)
+        raise
+    if unmeasured is not None:
+        raise unmeasured
+    metrics.add_metric("DueStarted", MetricUnit.Count, started)
     return {"started": started}
 
 
-def _measure(now: int) -> None:
-    """How long the oldest open order has been waiting; 0: none is. To look must not keep anybody from being run."""
+def _measure(now: int) -> GatewayError | None:
+    """How long the oldest open order has been waiting; 0: none is. To look must not keep anybody from being run, so an
+    error is handed back, to be raised when they are."""
     try:
         oldest = ledger.oldest_open(now)
     except GatewayError as error:
-        logger.warning("%s: %s", type(error).__name__, error)
-        return
+        return error
     seconds = 0
     if oldest is not None:
         received_at, event_id = oldest
         seconds = max(now - received_at, 0)
         logger.info("oldest open order", event_id=event_id, received_at=received_at)
     metrics.add_metric("OldestOpenOrderSeconds", MetricUnit.Seconds, seconds)
+    return None
 
 
 def _due(now: int, context: Any) -> Iterator[Attempt | DuePerson]:

@@ -14,12 +14,12 @@ from typing import Any
 from aws_lambda_powertools.metrics import MetricUnit, single_metric
 
 from gateway import aws, events, signature
+from gateway.defects import defect
 from gateway.errors import GatewayError, NotAuthentic, UnreadableEnvelope, UnusableEvent
 from gateway.executions import StateMachine
 from gateway.ledger import Attempt, Ledger
 from gateway.secret import Secret
 from gateway.settings import required
-from gateway.step import defect
 from gateway.telemetry import count, count_throttle, logger, metrics
 
 LIVEMODE = required("STRIPE_MODE") == "live"

@@ -63,6 +63,21 @@ def parts(paragraph: str) -> dict[str, str]:
     return {each.capitalize(): text for named, text in said for each in named.split(", ")}
 
 
+def resolved(text: str | None = None) -> dict[str, dict[str, str]]:
+    """Alarm -> what its paragraph says in each part, with what it refers to by "as `XAlarm`"."""
+    of_alarm = {alarm: parts(each) for alarm, each in paragraphs(text).items()}
+
+    def whole(part: str, said: str) -> str:
+        return " ".join([said, *(whole(part, of_alarm[each][part]) for each in re.findall(r"\bas `(\w+Alarm)`", said))])
+
+    return {alarm: {part: whole(part, each) for part, each in said.items()} for alarm, said in of_alarm.items()}
+
+
+def steps(text: str) -> list[str]:
+    """What may be something to do, in order: what stands between backticks, and Stripe's button *Resend*."""
+    return [code or button for code, button in re.findall(r"`([^`]+)`|\*(Resend)\*", text)]
+
+
 def in_code(text: str) -> list[str]:
     """What stands between backticks."""
     return re.findall(r"`([^`]+)`", text)

@@ -10,6 +10,7 @@ from typing import Any
 
 import urllib3
 
+from gateway.defects import defect
 from gateway.errors import (
     CognitoThrottled,
     CognitoUnavailable,
@@ -20,7 +21,6 @@ from gateway.errors import (
     StripeThrottled,
     StripeUnavailable,
 )
-from gateway.step import defect
 from gateway.telemetry import logger
 
 _PASSING = (

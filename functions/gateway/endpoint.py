@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from gateway.defects import defect
 from gateway.errors import (
     AccountAmbiguous,
     AccountUnknown,
@@ -25,7 +26,7 @@ from gateway.errors import (
     UnusableEvent,
 )
 from gateway.events import email_address
-from gateway.step import Handler, defect
+from gateway.step import Handler
 from gateway.telemetry import count, count_throttle, logger
 
 MAX_BODY = 10_000  # bytes

@@ -3,12 +3,12 @@
 import contextlib
 import functools
 import json
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from gateway.access import Access, Live, Target, User
+from gateway.defects import defect
 from gateway.errors import GatewayError, UnexpectedError
 from gateway.events import is_order, party_of
 from gateway.ledger import Change
@@ -227,12 +227,6 @@ def failure(error: Mapping[str, str]) -> str:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         cause = str(json.loads(cause)["errorMessage"])
     return f"{error['Error']}: {cause}"
-
-
-def defect(error: Exception) -> str:
-    """Type and place of an exception; its text may hold anything, so it is left out."""
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} at {place.filename.rpartition('/')[2]}:{place.lineno}; this is a defect"
 
 
 Task = Callable[[_Invocation], dict[str, Any]]

@@ -331,6 +331,20 @@ class TestSchedulesOfMachines:
         assert execution.input == {"items": []}
         assert stack.run_schedules("MachineHourly") == {}
 
+    def test_a_rule_that_somebody_disabled_rests_until_it_is_enabled_and_no_deployment_does_that(
+        self, stack: LocalStack
+    ) -> None:
+        events = stack.client("events")
+        (rule,) = events.list_rules(NamePrefix="local-MachineDaily")["Rules"]
+        events.disable_rule(Name=rule["Name"])
+        assert stack.run_schedules("MachineDaily") == {}
+        assert stack.run_schedules().keys() == {"MachineNightly"}
+        with stack.deployed_with(Hourly="ENABLED"):
+            assert stack.run_schedules("MachineDaily") == {}
+        events.enable_rule(Name=rule["Name"])
+        assert stack.run_schedules("MachineDaily").keys() == {"MachineDaily"}
+        stack.wait_idle(30)
+
     def test_a_schedule_starts_it_with_its_own_role(self, stack: LocalStack) -> None:
         stack.run_schedules("MachineDaily")
         stack.wait_idle(30)

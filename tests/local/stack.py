@@ -32,6 +32,7 @@ from botocore import xform_name
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from moto.cognitoidp.models import cognitoidp_backends
+from moto.events.models import events_backends
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
@@ -114,9 +115,10 @@ class Execution:
 class Schedule:
     """What a schedule runs, with which input (None: an event that tells the time), and every how many seconds.
 
-    One with a cron expression counts as daily.
+    One with a cron expression counts as daily. `enabled` is as it was deployed; a rule may have been changed since.
     """
 
+    rule: bool  # of EventBridge; otherwise a schedule of EventBridge Scheduler
     target: str
     input: bytes | None
     enabled: bool
@@ -490,7 +492,7 @@ class LocalStack:
         for resource in template.of_type("AWS::Lambda::Function"):
             self._deploy_function(template, resource)
         for resource in template.of_type("AWS::Events::Rule", "AWS::Scheduler::Schedule"):
-            self._schedules[resource.logical_id] = _schedule(template.resolve(resource.properties))
+            self._put_schedule(resource, template.resolve(resource.properties))
         self._permit(template)
 
     def _deploy_function(self, template: Template, resource: Resource) -> None:
@@ -550,9 +552,10 @@ class LocalStack:
     def run_schedules(self, *names: str) -> dict[str, Invocation]:
         """Runs each schedule that is enabled once, now, or only those named; the results by their logical ids.
 
+        Whoever disables a rule of EventBridge, or deletes it, keeps it from running here, too.
         The result of one that starts a machine is the ARN of the execution.
         """
-        enabled = [name for name, schedule in self._schedules.items() if schedule.enabled]
+        enabled = [name for name in self._schedules if self._enabled(name)]
         return {name: self._run_schedule(name) for name in enabled if not names or name in names}
 
     def _run_schedule(self, logical_id: str) -> Invocation:
@@ -746,7 +749,7 @@ class LocalStack:
             case "AWS::ApiGatewayV2::Api":
                 self._create_http_api(logical_id, properties)
             case "AWS::Events::Rule" | "AWS::Scheduler::Schedule":
-                self._create_schedule(logical_id, properties)
+                self._create_schedule(resource, properties)
             case "AWS::SNS::Topic":
                 name = self._name(logical_id, properties.get("TopicName"))
                 arn = self.client("sns").create_topic(Name=name)["TopicArn"]
@@ -884,20 +887,42 @@ class LocalStack:
         address = f"https://{api_id}.execute-api.{self.region}.amazonaws.com"
         self.template.created(logical_id, api_id, ApiId=api_id, ApiEndpoint=address)
 
-    def _create_schedule(self, logical_id: str, properties: dict[str, Any]) -> None:
+    def _create_schedule(self, resource: Resource, properties: dict[str, Any]) -> None:
+        logical_id = resource.logical_id
         if "ScheduleExpression" not in properties:
             raise TemplateError(f"{logical_id}: only rules with a schedule run in the local stack")
         targets = properties["Targets"] if "Targets" in properties else [properties["Target"]]
         if len(targets) != 1 or "InputTransformer" in targets[0] or "InputPath" in targets[0]:
             raise TemplateError(f"{logical_id}: a schedule here has one target, as it is")
-        self._schedules[logical_id] = _schedule(properties)
-        if ":states:" in self._schedules[logical_id].target and "RoleArn" not in targets[0]:
+        if ":states:" in _schedule(resource, properties).target and "RoleArn" not in targets[0]:
             raise TemplateError(f"{logical_id}: no role lets it start the machine")
         self.template.created(
             logical_id,
             self._name(logical_id, properties.get("Name")),
             Arn=self._arn("events", f"rule/{self._name(logical_id, properties.get('Name'))}"),
         )
+        self._put_schedule(resource, properties)
+
+    def _put_schedule(self, resource: Resource, properties: dict[str, Any]) -> None:
+        """As CloudFormation does: what the template has not changed stays as it is, whatever somebody did to it."""
+        schedule = _schedule(resource, properties)
+        if schedule == self._schedules.get(resource.logical_id):
+            return
+        self._schedules[resource.logical_id] = schedule
+        if schedule.rule:  # no targets: moto would send them what is on the bus
+            self.client("events").put_rule(
+                Name=self.template.physical[resource.logical_id].ref,
+                ScheduleExpression=properties["ScheduleExpression"],
+                State="ENABLED" if schedule.enabled else "DISABLED",
+            )
+
+    def _enabled(self, logical_id: str) -> bool:
+        """Whether a schedule runs: a rule as EventBridge has it now, one of EventBridge Scheduler as deployed."""
+        if not self._schedules[logical_id].rule:
+            return self._schedules[logical_id].enabled
+        rules = events_backends[self.account_id][self.region].event_buses["default"].rules
+        rule = rules.get(self.template.physical[logical_id].ref)
+        return rule is not None and rule.state == "ENABLED"
 
     def _create_custom(self, logical_id: str, kind: str, properties: dict[str, Any]) -> None:
         if self._custom is None:
@@ -1047,11 +1072,12 @@ def _check_triggers(logical_id: str, properties: Mapping[str, Any]) -> None:
         raise TemplateError(f"{logical_id}: the tier LITE has no {version} of PreTokenGenerationConfig")
 
 
-def _schedule(properties: Mapping[str, Any]) -> Schedule:
+def _schedule(resource: Resource, properties: Mapping[str, Any]) -> Schedule:
     target = properties["Targets"][0] if "Targets" in properties else properties["Target"]
     rate = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", properties["ScheduleExpression"])
     payload = target.get("Input")
     return Schedule(
+        rule=resource.type == "AWS::Events::Rule",
         target=target["Arn"],
         input=payload.encode() if payload else None,
         enabled=properties.get("State") != "DISABLED",

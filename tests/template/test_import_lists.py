@@ -31,12 +31,14 @@ EVERY = {
     "boto3",
     "gateway.access",
     "gateway.aws",
+    "gateway.defects",
     "gateway.errors",
     "gateway.events",
     "gateway.ledger",
     "gateway.settings",
     "gateway.telemetry",
 }
+WITHOUT_LEDGER = EVERY - {"gateway.ledger"}
 # Whoever looks for what is left of an account.
 REMAINS = {
     "stripe",
@@ -67,13 +69,13 @@ DIFFERENCES = {
 }
 
 LOADS: dict[str, set[str]] = {
-    "add_claims": {"gateway.access"},
-    "authorize": EVERY | {"jwt", "gateway.step", "gateway.tokens"},
+    "add_claims": {"gateway.access", "gateway.defects", "gateway.errors"},
+    "authorize": EVERY | {"jwt", "gateway.tokens"},
     "cancel_subscriptions": EVERY | {"stripe", "gateway.billing", "gateway.bought", "gateway.secret", "gateway.step"},
     "change_email": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "check_drift": EVERY | {"gateway.drift", "gateway.searches", "gateway.step"},
-    "check_account": EVERY | ACCOUNT | {"gateway.bought", "gateway.custom_resource", "gateway.step"},
-    "check_setup": EVERY | ACCOUNT | {"gateway.checkup", "gateway.custom_resource", "gateway.step", "gateway.users"},
+    "check_account": EVERY | ACCOUNT | {"gateway.bought", "gateway.custom_resource"},
+    "check_setup": WITHOUT_LEDGER | ACCOUNT | {"gateway.checkup", "gateway.custom_resource", "gateway.users"},
     "compare_shard": EVERY | DIFFERENCES,
     "create_user": EVERY | {"gateway.people", "gateway.secret", "gateway.step", "gateway.users"},
     "delete_account": EVERY | REMAINS | {"gateway.endpoint", "gateway.executions"},
@@ -134,7 +136,7 @@ LOADS: dict[str, set[str]] = {
         "gateway.step",
         "gateway.users",
     },
-    "register_webhook": EVERY | ACCOUNT | {"gateway.custom_resource", "gateway.signature", "gateway.step"},
+    "register_webhook": WITHOUT_LEDGER | ACCOUNT | {"gateway.custom_resource", "gateway.signature"},
     "release_dapp": EVERY | {"gateway.dapps", "gateway.endpoint", "gateway.step"},
     "resend_invitation": EVERY | {"gateway.people", "gateway.step", "gateway.users"},
     "reserve_dapp": EVERY | {"gateway.dapps", "gateway.endpoint", "gateway.step"},
@@ -153,7 +155,7 @@ LOADS: dict[str, set[str]] = {
         "gateway.step",
         "gateway.users",
     },
-    "webhook": EVERY | {"stripe", "gateway.executions", "gateway.secret", "gateway.signature", "gateway.step"},
+    "webhook": EVERY | {"stripe", "gateway.executions", "gateway.secret", "gateway.signature"},
     "write_tombstone": EVERY | REMAINS,
 }
 

@@ -29,6 +29,18 @@ SHARDS = ("ReconciliationShardsPolicy", "WatchShards")
 # Roles that SAM makes for schedules.
 SCHEDULERS = {"ReconciliationStateMachineMissedEventsRole", "ReconciliationStateMachineDriftRole"}
 NOTHING = {"Ref": "AWS::NoValue"}
+# What runs by itself, with nothing changed: rule -> what it runs, how often, and which alarm hears of its silence.
+SCHEDULES = {
+    "RunDueFunctionEveryFiveMinutes": ("RunDueFunction", "rate(5 minutes)", "RunDueSilentAlarm"),
+    "DoctorFunctionEverySixHours": ("DoctorFunction", "rate(6 hours)", "DoctorSilentAlarm"),
+    "ReconciliationStateMachineMissedEvents": (
+        "ReconciliationStateMachine",
+        "rate(1 hour)",
+        "NothingReconciledAlarm",
+    ),
+    "ReconciliationStateMachineDrift": ("ReconciliationStateMachine", "rate(1 day)", "NothingReconciledAlarm"),
+}
+SECONDS = {"minute": 60, "hour": 3600, "day": 86_400}
 OURS = {
     "custom:num_dapps",
     "custom:payment_status",
@@ -215,6 +227,56 @@ def schedules_start_their_machine_only(app: Application) -> list[str]:
         for name, statement in _statements(app)
         if name in SCHEDULERS and statement != allowed
     ]
+
+
+def what_runs_by_itself_is_switched_on(app: Application) -> list[str]:
+    rules = app.resources("AWS::Events::Rule")
+    permissions = app.resources("AWS::Lambda::Permission").values()
+    problems = [f"{name} is not known here" for name in sorted(rules.keys() ^ SCHEDULES.keys())]
+    for name in sorted(rules.keys() & SCHEDULES.keys()):
+        wanted, rate, _ = SCHEDULES[name]
+        targets = [each["Arn"] for each in rules[name].get("Targets", [])]
+        allowed = [
+            each["FunctionName"]
+            for each in permissions
+            if (each["Action"], each["Principal"]) == ("lambda:InvokeFunction", "events.amazonaws.com")
+            and each.get("SourceArn") == {"Fn::GetAtt": [name, "Arn"]}
+        ]
+        checks = {
+            "is off": _by_default(app, rules[name].get("State", "ENABLED")) == "ENABLED",
+            "has a condition": "Condition" not in app.template["Resources"][name],
+            "runs at other times": _by_default(app, rules[name].get("ScheduleExpression")) == rate,
+            "runs something else": [list(_names(each)) for each in targets] == [[wanted]],
+            "may not run it": wanted not in app.functions or allowed == [{"Ref": wanted}],
+        }
+        problems += [f"{name} {problem}" for problem, fine in checks.items() if not fine]
+    return problems
+
+
+def _by_default(app: Application, value: Any) -> Any:
+    """A value, or the default of the parameter that it is."""
+    return app.template["Parameters"][value["Ref"]].get("Default") if isinstance(value, dict) else value
+
+
+def silence_is_heard(app: Application) -> list[str]:
+    """By an alarm to which no number is a bad one, and which looks back over more than a turn of the schedule."""
+    alarms = _alarms(app)
+    problems = []
+    for name, (_, rate, alarm) in SCHEDULES.items():
+        if alarm not in alarms:
+            problems.append(f"nobody hears when {name} is silent")
+            continue
+        number, unit = re.findall(r"(\d+) (minute|hour|day)", rate)[0]
+        found = alarms[alarm]
+        seconds = found["Period"] * found["EvaluationPeriods"]
+        if seconds <= int(number) * SECONDS[unit] or found["ComparisonOperator"] != "LessThanThreshold":
+            problems.append(f"{alarm} blames {name} for its schedule, or does not hear its silence")
+        counts_calls = found["Statistic"] == "SampleCount" and found["TreatMissingData"] == "breaching"
+        # Zeros that RunDue counts stand for hours without a reconciliation, so a missing number is a stack that is new.
+        counts_zeros = found["Statistic"] == "Sum" and f'"{found["MetricName"]}"' in app.sources["run_due.py"]
+        if not (counts_calls or counts_zeros):
+            problems.append(f"{alarm} takes no number for a good one")
+    return problems
 
 
 def shards_are_the_machines_own(app: Application) -> list[str]:
@@ -1147,6 +1209,43 @@ BROKEN: list[tuple[Rule, Break]] = [
         ),
     ),
     (managed_policies_are_few, _resource("RunDueFunctionRole", ManagedPolicyArns=[SHIFTS_TRAFFIC[1]])),
+    *(
+        (what_runs_by_itself_is_switched_on, by)
+        for name in SCHEDULES
+        for by in (
+            _resource(name, State="DISABLED"),
+            _resource(name, ScheduleExpression="rate(2 days)"),
+            _resource(name, Targets=[{"Arn": {"Fn::GetAtt": ["WebhookFunction", "Arn"]}, "Id": "webhook"}]),
+            _resource(name, Targets=[]),
+            _body(name, Condition="CreateUserPool"),
+            lambda app, name=name: app.template["Resources"].pop(name),
+        )
+    ),
+    (
+        what_runs_by_itself_is_switched_on,
+        lambda app: app.template["Parameters"]["ReconciliationState"].update(Default="DISABLED"),
+    ),
+    *(
+        (what_runs_by_itself_is_switched_on, by)
+        for name in ("RunDueFunctionEveryFiveMinutesPermission", "DoctorFunctionEverySixHoursPermission")
+        for by in (
+            lambda app, name=name: app.template["Resources"].pop(name),
+            _resource(name, FunctionName={"Ref": "WebhookFunction"}),
+        )
+    ),
+    *(
+        (silence_is_heard, by)
+        for alarm in ("RunDueSilentAlarm", "DoctorSilentAlarm", "NothingReconciledAlarm")
+        for by in (
+            _alarm(alarm, ComparisonOperator="GreaterThanOrEqualToThreshold"),
+            _alarm(alarm, Statistic="Maximum"),
+            lambda app, alarm=alarm: app.template["Resources"].pop(alarm),
+        )
+    ),
+    (silence_is_heard, _alarm("RunDueSilentAlarm", TreatMissingData="notBreaching")),
+    (silence_is_heard, _alarm("DoctorSilentAlarm", TreatMissingData="ignore")),
+    (silence_is_heard, _alarm("DoctorSilentAlarm", Period=21_600)),
+    (silence_is_heard, _alarm("NothingReconciledAlarm", EvaluationPeriods=24)),
     *(
         (
             a_version_holds_nothing_that_a_parameter_changes,

@@ -2,10 +2,13 @@
 
 import copy
 import json
+import traceback
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gateway.errors import UnexpectedError
 from tests.unit.steps import Json, module
 
 ATTRIBUTES = {
@@ -134,3 +137,21 @@ def test_what_an_earlier_answer_said_is_replaced(version: str) -> None:
     """A retry of Cognito's may send it along."""
     sent = event(version)
     assert answered({**sent, "response": answered(sent)}) == answered(sent)
+
+
+class Odd(dict[str, Any]):
+    """Attributes that cannot be read."""
+
+    def get(self, name: str, default: object = None) -> Any:
+        raise ValueError(f"{name} of {ATTRIBUTES['email']}")
+
+
+@VERSIONS
+def test_a_defect_says_nothing_of_the_user_to_anybody(version: str, lines: list[str]) -> None:
+    """Cognito hands the error's text to whoever signs in."""
+    context = SimpleNamespace(function_name="AddClaims", aws_request_id="request-1")
+    with pytest.raises(UnexpectedError, match=r"^ValueError at test_add_claims\.py:\d+; this is a defect$") as caught:
+        module("AddClaims").handler(event(version, Odd(ATTRIBUTES)), context)
+    assert ATTRIBUTES["email"] not in "".join([*lines, *traceback.format_exception(caught.value)])
+    (line,) = (json.loads(each) for each in lines)
+    assert (line["level"], line["function"], line["request_id"]) == ("ERROR", "AddClaims", "request-1")

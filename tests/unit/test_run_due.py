@@ -11,7 +11,14 @@ import pytest
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError, ConnectTimeoutError
 
-from gateway.errors import GatewayError, LedgerThrottled, LedgerUnavailable, StartThrottled, StartUnavailable
+from gateway.errors import (
+    GatewayError,
+    LedgerThrottled,
+    LedgerUnavailable,
+    StartThrottled,
+    StartUnavailable,
+    UnexpectedError,
+)
 from gateway.events import Order
 from gateway.executions import StateMachine
 from gateway.ledger import ATTEMPT_SECONDS, DUE_SHARDS, MAX_ATTEMPTS, Attempt, DuePerson, Ledger
@@ -318,17 +325,23 @@ class TestOldest:
             world.run_due()
         assert counted().items() >= {"OldestOpenOrderSeconds": ATTEMPT_SECONDS, "Throttled": 1}.items()
 
-    def test_that_cannot_be_looked_for_keeps_nobody_waiting(
-        self, world: World, counted: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("due", [[], ["evt_1-r2"]])
+    def test_that_cannot_be_looked_for_keeps_nobody_waiting_but_is_an_error(
+        self, world: World, counted: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, due: list[str]
     ) -> None:
+        """RunDueSilentAlarm rings then, because OldestOpenOrderAlarm cannot."""
+
         def refused(*_: object) -> None:
             raise LedgerThrottled("query was throttled")
 
-        world.receive()
+        for _ in due:
+            world.receive()
         world.clock.now += ATTEMPT_SECONDS
         monkeypatch.setattr(Ledger, "oldest_open", refused)
-        assert world.run_due() == 1
-        assert "OldestOpenOrderSeconds" not in counted()
+        with pytest.raises(LedgerThrottled):
+            world.run_due()
+        assert world.executions == due
+        assert counted().keys() == {"EventReceived", "Reconciled", "Throttled"}
 
     @pytest.mark.parametrize("done", ["fulfilled", "unusable", "of a person"])
     def test_is_no_other_row(self, world: World, counted: Callable[[], Any], done: str) -> None:
@@ -541,3 +554,67 @@ class TestOutage:
             with pytest.raises(name):
                 world.run_due()
         assert world.run_due() == 1
+
+
+# ------------------------------------------------------------------ what RunDueSilentAlarm hears
+
+
+class TestSilence:
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (refusal("AccessDeniedException"), "LedgerRejected"),
+            (refusal("ThrottlingException"), "LedgerThrottled"),
+            (KeyError("payer@example.com"), "UnexpectedError: KeyError at test_run_due.py:"),
+        ],
+    )
+    def test_is_a_call_that_cannot_look(
+        self,
+        world: World,
+        module: Any,
+        counted: Callable[[], Any],
+        lines: list[str],
+        monkeypatch: pytest.MonkeyPatch,
+        error: Exception,
+        said: str,
+    ) -> None:
+        monkeypatch.setattr(module, "ledger", Ledger(Broken(error), "orders"))
+        with pytest.raises(GatewayError) as caught:
+            world.run_due()
+        assert "DueStarted" not in counted()
+        last = json.loads(lines[-1])
+        assert (last["level"], last["function"], last["request_id"]) == ("ERROR", "run-due", "request-1")
+        assert last["message"].startswith(said)
+        assert not any("payer@example.com" in text for text in [*lines, str(caught.value)])
+
+    def test_is_a_call_that_a_defect_stops_whatever_it_started_before(
+        self, world: World, module: Any, counted: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A row that always stops it would starve all that is due behind it."""
+
+        class Odd(Ledger):
+            def due(self, shard: int, now: int) -> Iterator[Attempt | DuePerson]:
+                yield from super().due(shard, now)
+                raise ValueError("payer@example.com")
+
+        world.receive()
+        world.clock.now += ATTEMPT_SECONDS
+        world.clock.now += (zlib.crc32(b"evt_1") - world.clock.now // 60) % DUE_SHARDS * 60  # its shard is the first
+        monkeypatch.setattr(module, "ledger", Odd(world.dynamodb, "orders"))
+        with pytest.raises(UnexpectedError):
+            world.run_due()
+        assert (world.executions, of_runs(counted())) == (["evt_1-r2"], {})
+
+    @pytest.mark.parametrize("started", [0, 1])
+    @pytest.mark.parametrize("error", [refusal("ThrottlingException"), refusal("InternalServerError", 500)])
+    def test_is_none_where_step_functions_takes_some(
+        self, world: World, counted: Callable[[], Any], started: int, error: Exception
+    ) -> None:
+        """It is slow then, and OldestOpenOrderAlarm hears of that."""
+        for event_id in in_shards(2, shard=5):
+            world.receive(event_id)
+        world.clock.now += ATTEMPT_SECONDS
+        world.machine.errors = [None] * started + [error]
+        with pytest.raises((StartThrottled, StartUnavailable)):
+            world.run_due()
+        assert of_runs(counted()) == ({"DueStarted": 1} if started else {})

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +16,14 @@ from werkzeug.wrappers import Request, Response
 from gateway import account as questions
 from gateway import billing, custom_resource, signature
 from gateway.account import Account
-from gateway.errors import CognitoRejected, LedgerRejected, LedgerUnavailable, SecretUnavailable, StripeUnavailable
+from gateway.errors import (
+    CognitoRejected,
+    GatewayError,
+    LedgerRejected,
+    LedgerUnavailable,
+    SecretUnavailable,
+    StripeUnavailable,
+)
 from gateway.events import ENDPOINT_TYPES, ENDPOINT_VERSION, HANDLED_TYPES
 from gateway.secret import Secret
 from gateway.settings import SettingMissing
@@ -487,6 +495,19 @@ class TestASetup:
         answer = world.ask("CheckSetup", "Update", made, before={"StripeMode": "live"})
         assert (answer["Status"], answer["PhysicalResourceId"]) == ("SUCCESS", made)
 
+    @pytest.mark.parametrize(
+        ("kind", "refused", "expected"),
+        [("Create", False, {"SetupWrong": 0}), ("Create", True, {}), ("Update", False, {}), ("Delete", False, {})],
+    )
+    def test_of_a_new_stack_counts_as_the_doctors_first_look(
+        self, world: World, counted: Callable[[], Any], kind: str, refused: bool, expected: Json
+    ) -> None:
+        """No update does: SetupWrongAlarm would forget what the doctor found, who looks at more."""
+        if refused:
+            world.stripe.faults.withdraw("event_read")
+        world.ask("CheckSetup", kind, None if kind == "Create" else "setup-1", before={"StripeMode": "test"})
+        assert counted() == expected
+
     def test_keeps_the_mode_that_it_had(self, world: World) -> None:
         answer = world.ask("CheckSetup", "Update", "setup", before={"StripeMode": "live"})
         assert answer["Status"] == "FAILED"
@@ -764,6 +785,21 @@ class TestTheDoctor:
         world.ledger.error = error
         with pytest.raises(type(error)):
             world.examine()
+
+    @pytest.mark.parametrize("error", [LedgerUnavailable("passing"), RuntimeError("payer@example.com is odd")])
+    def test_that_could_not_look_counts_nothing_and_says_why(
+        self, world: World, counted: Callable[[], Any], lines: list[str], error: Exception
+    ) -> None:
+        world.register()
+        world.ledger.error = error
+        with pytest.raises(GatewayError) as caught:
+            world.examine()
+        assert counted() == {}
+        last = json.loads(lines[-1])
+        assert (last["level"], last["function"]) == ("ERROR", "Doctor")
+        assert last["message"].startswith(f"{type(caught.value).__name__}: ")
+        seen = "".join([*lines, *traceback.format_exception(caught.value)])
+        assert "payer@example.com" not in seen
 
 
 def _endpoint(world: World) -> Json:
