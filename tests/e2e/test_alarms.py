@@ -844,6 +844,27 @@ def test_the_stripe_key_is_rotated_without_a_failed_run(desk: Desk) -> None:
         _mended(desk)
 
 
+def test_the_hash_key_is_rotated_and_accounts_are_deleted_as_before(desk: Desk) -> None:
+    desk.begin()
+    before = desk.stack.secret("HashKeySecret")
+    desk.run(
+        desk.block("aws secretsmanager put-secret-value --secret-id $(output HashKeySecret)"), KEY="0123456789" * 6
+    )
+    readers = [f"{name}Function" for name in ("ReadBilling", "CreateUser", "DeleteAccount", "ReadOrders")]
+    try:
+        for function in readers:
+            desk.gateway.replace_containers(function)
+        desk.subscriber("hashed", 2)
+        assert desk.asks("gateway /delete").status == 200
+        assert desk.gateway.user(desk.email) is None
+        assert desk.asks("gateway /read").document["deletion"]["state"] == "DONE"
+        assert desk.stack.secret("HashKeySecret") != before
+    finally:
+        desk.stack.put_secret("HashKeySecret", before)
+        for function in readers:
+            desk.gateway.replace_containers(function)
+
+
 def test_the_ledger_is_restored_and_goes_on(desk: Desk) -> None:
     desk.begin()
     customer = desk.subscriber("restored", 2)

@@ -53,6 +53,7 @@ OUTPUTS |= {
     "DoctorFunction",
     "Version",
     "StripeWebhookSecret",
+    "HashKeySecret",
     "AlarmTopicArn",
     "DashboardUrl",
     "OffboardingStateMachineArn",
