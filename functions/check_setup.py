@@ -20,6 +20,7 @@ from gateway.users import Pool
 
 MODE = one_of("STRIPE_MODE", "test", "live")
 MANAGES = one_of("MANAGE_WEBHOOK_ENDPOINT", "true", "false") == "true"
+REFUSES_SPARE = one_of("SPARE_RIGHTS", "refuse", "advise") == "refuse"
 POOL_ID = optional("USER_POOL_ID")  # of your own; one that this stack makes is as it must be
 CLIENTS = (optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split()
 # Functions read these at their start, and CloudFormation takes 0.5 for a Number.
@@ -45,7 +46,8 @@ def _check(request: Request) -> None:
     if fractions := [name for name in WHOLE_NUMBERS if not request.properties[name].isdecimal()]:
         raise SetupWrong(f"{', '.join(fractions)}: give a whole number")
     account = account_with(key)  # here, so that DappPrices that cannot be read are a reason, too
-    problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES) or checkup.of_prices(account)
+    problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES, refuses_spare=REFUSES_SPARE)
+    problems = problems or checkup.of_prices(account)
     if pool is not None:
         problems += checkup.of_pool(pool, max_dapps=int(request.properties["MaxDapps"]), our_clients=CLIENTS)
     if problems:

@@ -26,6 +26,7 @@ from gateway.users import Pool
 
 MODE = one_of("STRIPE_MODE", "test", "live")
 MANAGES = one_of("MANAGE_WEBHOOK_ENDPOINT", "true", "false") == "true"
+REFUSES_SPARE = one_of("SPARE_RIGHTS", "refuse", "advise") == "refuse"
 MAX_DAPPS = whole_number("MAX_DAPPS")
 CLIENTS = (optional("USER_POOL_CLIENT_IDS") or "").replace(",", " ").split()
 URL = required("WEBHOOK_URL")
@@ -45,7 +46,10 @@ def handler(event: object, context: Any) -> dict[str, Any]:
     metrics.add_metric("SetupWrong", MetricUnit.Count, len(wrong))
     for each in wrong:
         logger.error("SetupWrong: %s", each)
-    return {"healthy": not wrong, "wrong": wrong, "advice": _asked(_advice)}
+    advice = _asked(_advice)
+    if not wrong and not REFUSES_SPARE:
+        advice += _asked(_of_spare_rights)
+    return {"healthy": not wrong, "wrong": wrong, "advice": advice}
 
 
 def _asked(look: Callable[[], list[str]]) -> list[str]:
@@ -64,8 +68,12 @@ def _advice() -> list[str]:
     return checkup.advice(pool)
 
 
+def _of_spare_rights() -> list[str]:
+    return checkup.of_spare_rights(account)
+
+
 def _of_stripe() -> list[str]:
-    problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES)
+    problems = checkup.of_stripe(key, account, MODE, writes_endpoints=MANAGES, refuses_spare=REFUSES_SPARE)
     return problems or [*_of_account(), *checkup.of_prices(account), *_of_endpoint()]
 
 

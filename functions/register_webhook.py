@@ -28,7 +28,7 @@ def handler(request: Request) -> None:
         account.change_endpoint(request.resource, request.properties["Url"], ENDPOINT_TYPES)
     else:
         # A failed update comes back to the one that is there.
-        account.remove_disabled(request.stack, but=request.resource)
+        account.remove_disabled(request.stack, but=request.was)
         request.resource, secret = account.add_endpoint(
             request.properties["Url"], ENDPOINT_TYPES, ENDPOINT_VERSION, request.stack, key=request.id
         )

@@ -62,6 +62,7 @@ def _measure(now: int) -> GatewayError | None:
     try:
         oldest = ledger.oldest_open(now)
     except GatewayError as error:
+        logger.warning("%s: %s", type(error).__name__, error)
         return error
     seconds = 0
     if oldest is not None:

@@ -3,8 +3,8 @@
 in   {"email", "next": from the page before, "sub": which user, where the address leads to several}
 out  200 {"email", "orders": at most 100 × {"id", "event", "result": "started" | "already running" | "nothing to do",
      "why", "execution", "console"}, "next": null on the last page}; one run heals all orders of its person. Where none
-     is open, billing looks at the person all the same: one line "started". Who never bought anything and is comped has
-     what Cognito says from then on
+     is open, billing looks all the same: a line "started" for the person, and one for each customer who is linked to
+     nobody (ten at most). Who never bought anything and is comped has what Cognito says from then on
 """
 
 import time
@@ -62,8 +62,13 @@ def handler(request: Request) -> Answer:
         else:
             run = runs[person] = runs.get(person) or _run(person, row["event_id"], now)
         lines.append(_line(row["order_id"], row["event_id"], run))
-    if not runs and request.values["next"] is None:
-        lines += [_look_again(party, f"{request.owner}{n}") for n, party in enumerate(account.looked_at)]
+    if request.values["next"] is None:
+        covered = frozenset().union(*runs)
+        lines += [
+            _look_again(party, f"{request.owner}{n}")
+            for n, party in enumerate(account.looked_at)
+            if party not in covered
+        ]
     return Answer({"email": request.email, "orders": lines, "next": page.next})
 
 

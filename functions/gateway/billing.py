@@ -325,7 +325,7 @@ class Billing:
             dapps=dapps,
             divide_by=transform.get("divide_by") or 1,
             round_up=transform.get("round") == "up",
-            stray=dapps is None and live and self._product_is_mapped(price, products),
+            stray=dapps is None and live and self._may_be_mapped(price, products),
         )
 
     def _dapps(self, price: Mapping[str, Any], products: _Products) -> str | None:
@@ -358,11 +358,13 @@ class Billing:
                 found = self._read(lambda api: api.products.retrieve(product))
             except BillingIncomplete:  # deleted, which its subscriptions outlive; the account is known by the customer
                 found = {}
+                products.mapped[product] = True  # nobody can tell any more
             products.metadata[product] = found.get("metadata") or {}
         return products.metadata[product]
 
-    def _product_is_mapped(self, price: Mapping[str, Any], products: _Products) -> bool:
-        """Whether another price of the same product is mapped: then this one's mapping was forgotten."""
+    def _may_be_mapped(self, price: Mapping[str, Any], products: _Products) -> bool:
+        """Whether another price of the same product is mapped: then this one's mapping was forgotten; or the product is
+        gone, and the mapping maybe with it."""
         product = _id(price.get("product"))
         if product is None:
             return False

@@ -10,7 +10,10 @@ from gateway.errors import BillingIncomplete, UnusableEvent
 from gateway.events import email_address, is_order
 from gateway.ledger import Ledger, Party
 
-UNKNOWN_ACCOUNT = "Stripe knows none of the ledger's customers: store a key of the account and mode that they are of"
+UNKNOWN_ACCOUNT = (
+    "Stripe knows none of the ledger's customers: store a key of the account and mode that they are of; or, if its "
+    "test data was deleted, deploy another stack"
+)
 
 _WITNESSES = 10  # customers who are asked for; some may have been deleted with test data
 

@@ -16,13 +16,14 @@ from gateway.users import CUSTOM, Pool
 _MODES = {"test": "rk_test_", "live": "rk_live_"}
 
 
-def of_stripe(key: Secret, account: Account, mode: str, *, writes_endpoints: bool) -> list[str]:
+def of_stripe(key: Secret, account: Account, mode: str, *, writes_endpoints: bool, refuses_spare: bool) -> list[str]:
     """What is wrong with the key, so that nothing else can be asked of Stripe."""
     try:
         text = key.latest()
     except SecretUnavailable as error:
         return [f"the Stripe key cannot be read: {error}"]
-    return _of_key(text, mode) or _of_rights(account, writes_endpoints=writes_endpoints)
+    problems = _of_key(text, mode) or _of_rights(account, writes_endpoints=writes_endpoints)
+    return problems or (of_spare_rights(account) if refuses_spare else [])
 
 
 def _of_key(key: str, mode: str) -> list[str]:
@@ -41,12 +42,17 @@ def _of_key(key: str, mode: str) -> list[str]:
 
 
 def _of_rights(account: Account, *, writes_endpoints: bool) -> list[str]:
-    """What it lacks, or has too much."""
+    """What it lacks."""
     missing = account.rights_missing(writes_endpoints=writes_endpoints)
     if "Customers: Read" in missing and "Events: Read" in missing and "Prices: Read" in missing:
         return ["Stripe takes no such key, or it has no rights: store a restricted key of this account"]
     if missing:
         return [f"the Stripe key lacks {', '.join(missing)}: edit the key in Stripe's dashboard"]
+    return []
+
+
+def of_spare_rights(account: Account) -> list[str]:
+    """What a key has too much."""
     spare = account.rights_to_spare()
     if spare:
         return [f"the Stripe key has rights that the gateway never needs ({', '.join(spare)}): take them away"]
@@ -117,7 +123,13 @@ def of_endpoint(account: Account, url: str, *, signing_secrets: int) -> list[str
 
 def advice(pool: Pool) -> list[str]:
     """What works, and will not for long."""
-    mail = (pool.settings().get("EmailConfiguration") or {}).get("EmailSendingAccount", "COGNITO_DEFAULT")
+    settings, found = pool.settings(), []
+    mail = (settings.get("EmailConfiguration") or {}).get("EmailSendingAccount", "COGNITO_DEFAULT")
     if mail == "COGNITO_DEFAULT":
-        return ["Cognito's own sender delivers 50 mails a day: configure Amazon SES for the pool before you sell"]
-    return []
+        found += ["Cognito's own sender delivers 50 mails a day: configure Amazon SES for the pool before you sell"]
+    if not (settings.get("AdminCreateUserConfig") or {}).get("AllowAdminCreateUserOnly"):
+        found += [
+            "people can sign up to the user pool by themselves, and whoever does with a payer's address gets what they "
+            "pay for: confirm nobody who did not prove it"
+        ]
+    return found

@@ -38,15 +38,16 @@ _HTTP = urllib3.PoolManager(
 class Request:
     """What CloudFormation wants. `id` is the same when Lambda repeats it; `stack` is an ARN.
 
-    `resource` is the physical id. Whoever makes a resource sets it at once: CloudFormation then undoes what was made,
-    also when the rest fails. `before`: the properties until now, of an Update. `last_try`: what passes is no longer
-    waited for.
+    `resource` is the physical id, `was` what it was before the request. Whoever makes a resource sets it at once:
+    CloudFormation then undoes what was made, also when the rest fails. `before`: the properties until now, of an
+    Update. `last_try`: what passes is no longer waited for.
     """
 
     kind: str
     id: str
     stack: str
     resource: str
+    was: str
     properties: Mapping[str, str]
     before: Mapping[str, str]
     last_try: bool = False
@@ -82,11 +83,13 @@ def custom_resource(change: Callable[[Request], None]) -> Callable[[dict[str, An
 
     @functools.wraps(change)
     def handler(event: dict[str, Any], context: Any) -> None:
+        resource = event.get("PhysicalResourceId", f"no-{event['LogicalResourceId']}")
         request = Request(
             kind=event["RequestType"],
             id=event["RequestId"],
             stack=event["StackId"],
-            resource=event.get("PhysicalResourceId", f"no-{event['LogicalResourceId']}"),
+            resource=resource,
+            was=resource,
             properties=event["ResourceProperties"],
             before=event.get("OldResourceProperties", {}),
         )

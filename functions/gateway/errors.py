@@ -108,7 +108,7 @@ class EmailUnusable(GatewayError):
 
 
 class EmailUnverified(GatewayError):
-    """A user has the payer's address, and it is not verified: it may be somebody else's."""
+    """The payer's address was given to a user of another payer by EmailChange=follow, and is not verified."""
 
 
 class DeletionUnderWay(GatewayError):

@@ -78,15 +78,15 @@ class Users:
     def find(self, email: str) -> User | None:
         """The user whose e-mail this is (in any case), None when there is none.
 
-        EmailUnverified when they did not prove it: they followed their payer to this address, changed it themselves, or
-        signed up with it in a pool of yours. Whoever pays with it must not be joined to them.
+        EmailUnverified when it is a user of ours who only followed their payer to this address: Stripe proves none, so
+        whoever pays with it must not be joined to them.
         """
         user, found = self._get(email)
         if user is None or found["email"].lower() != email.lower():
             return None
-        if found.get("email_verified") == "false":
+        if user.ours and found.get("email_verified") == "false":
             raise EmailUnverified(
-                "a user has the payer's address and has not proved it: have them verify it, or take it from them"
+                "the payer's address is that of another payer's user, unverified: change one of the two in Stripe"
             )
         return user
 

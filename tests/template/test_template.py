@@ -1245,7 +1245,7 @@ BROKEN: list[tuple[Rule, Break]] = [
     ),
     (silence_is_heard, _alarm("RunDueSilentAlarm", TreatMissingData="notBreaching")),
     (silence_is_heard, _alarm("DoctorSilentAlarm", TreatMissingData="ignore")),
-    (silence_is_heard, _alarm("DoctorSilentAlarm", Period=21_600)),
+    (silence_is_heard, _alarm("DoctorSilentAlarm", EvaluationPeriods=6)),
     (silence_is_heard, _alarm("NothingReconciledAlarm", EvaluationPeriods=24)),
     *(
         (

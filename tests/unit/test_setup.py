@@ -50,6 +50,7 @@ POOL: Json = {
     "UsernameAttributes": ["email"],
     "UsernameConfiguration": {"CaseSensitive": False},
     "EmailConfiguration": {"EmailSendingAccount": "DEVELOPER"},
+    "AdminCreateUserConfig": {"AllowAdminCreateUserOnly": True},
     "SchemaAttributes": [
         {
             "Name": "custom:num_dapps",
@@ -531,7 +532,8 @@ class TestAnAccount:
         assert answer["Status"] == "FAILED"
         assert answer["Reason"] == (
             "SetupWrong: Stripe knows none of the ledger's customers: "
-            "store a key of the account and mode that they are of"
+            "store a key of the account and mode that they are of; "
+            "or, if its test data was deleted, deploy another stack"
         )
 
     def test_is_waited_for_while_the_ledger_is_throttled(self, world: World) -> None:
@@ -721,6 +723,23 @@ class TestTheDoctor:
         world.examine()
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [line["SetupWrong"] for line in lines if "SetupWrong" in line] == [[float(count)]]
+
+    def test_advises_of_rights_that_it_is_told_not_to_refuse(self, world: World) -> None:
+        world.register()
+        world.stripe.faults.grant("charge_write")
+        assert world.setup() != ""
+        assert world.setup(REFUSES_SPARE=False) == ""
+        found = world.examine(REFUSES_SPARE=False)
+        assert (found["healthy"], len(found["advice"])) == (True, 1)
+        assert "(Charges and Refunds: Write)" in found["advice"][0]
+        world.vault.text = "rubbish"
+        assert world.examine(REFUSES_SPARE=False)["advice"] == []
+
+    def test_advises_who_lets_people_sign_up(self, world: World) -> None:
+        world.register()
+        world.cognito.pool["AdminCreateUserConfig"] = {"AllowAdminCreateUserOnly": False}
+        (advice,) = world.examine()["advice"]
+        assert advice.startswith("people can sign up to the user pool by themselves")
 
     def test_advises_a_mail_service(self, world: World) -> None:
         world.register()

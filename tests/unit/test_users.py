@@ -285,13 +285,14 @@ class TestFind:
             ("STRIPE", "true", True),
             ("STRIPE", "false", False),
             ("STRIPE", None, True),
-            ("", "true", True),
-            ("", "false", False),  # signed up with somebody else's address, for example
-            ("", None, True),
-            ("ADMIN", "false", False),
+            # Whom others made, others have to prove.
+            ("", "false", True),
+            ("ADMIN", "false", True),
         ],
     )
-    def test_takes_no_user_whose_address_nobody_proved(self, provider: str, verified: str | None, joins: bool) -> None:
+    def test_takes_no_user_of_ours_whose_address_nobody_proved(
+        self, provider: str, verified: str | None, joins: bool
+    ) -> None:
         attributes = {"custom:payment_provider": provider} | ({} if verified is None else {"email_verified": verified})
         users = Users(Scripted(admin_get_user=found(**attributes)), "pool")
         if joins:
@@ -563,8 +564,8 @@ class TestListedUsers:
         assert seen.get(SUB, asked) == STANDS
         assert seen.email(SUB) == EMAIL
 
-    def test_with_an_address_that_nobody_proved_are_not_joined(self) -> None:
-        row = listed(email_verified="false")
+    def test_of_ours_with_an_address_that_nobody_proved_are_not_joined(self) -> None:
+        row = listed(email_verified="false", **{"custom:payment_provider": "STRIPE"})
         with pytest.raises(EmailUnverified):
             ListedUsers(Scripted(list_users={"Users": [row]}), "pool").find(EMAIL)
 
