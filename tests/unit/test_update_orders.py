@@ -174,6 +174,15 @@ class TestPerson:
         assert results(operators.update()) == {"started": 4}
         assert runs(operators) == sorted([f"{linked}-r2", f"{new}-r2"])
 
+    def test_and_a_customer_of_whom_nothing_is_open_get_a_run_each(self, operators: Operators) -> None:
+        """What they bought while the person was comped is fulfilled, and was never granted."""
+        operators.buyer()
+        linked = operators.orders(1)[0]
+        operators.close(*operators.orders(1, "cus_new"))
+        line, other = operators.update()["orders"]
+        assert (line["event"], other["id"]) == (linked, "cus_new")
+        assert len(runs(operators)) == 2
+
     @pytest.mark.parametrize("linked", [("cus_1",), ("cus_2", "cus_1")])
     def test_without_open_orders_is_looked_at_all_the_same(self, operators: Operators, linked: tuple[str, ...]) -> None:
         """An operator has changed something that no event tells of."""
