@@ -768,17 +768,6 @@ class TestDeclaredQuantity:
         subscribed(account, customer, metered)
         assert only_subscription(reader().customer(customer)).items == (Item(metered, None, None),)
 
-    def test_of_a_product_that_was_deleted_is_none(self, account: StripeAccount, reader: Reader, customer: str) -> None:
-        """Stripe lets a product go while subscriptions to it run: they hide nothing of what else is paid for. Nobody
-        can tell whether they were mapped."""
-        account.create_product("Old", {}, "prod_old")
-        old, sold = priced(account, "prod_old"), priced(account, metadata={"dapps": "2"})
-        subscribed(account, customer, old)
-        subscribed(account, customer, sold)
-        del account.objects["product"]["prod_old"]
-        found = reader().customer(customer).subscriptions
-        assert {each.items[0] for each in found} == {Item(old, 3, None, stray=True), Item(sold, 3, "2")}
-
 
 class TestStray:
     """A price without a mapping, although another one of its product has one: it was forgotten."""
@@ -821,6 +810,17 @@ class TestStray:
         account.update_price(priced(account, "prod_seats", metadata={"dapps": "2"}), active=False)
         subscribed(account, customer, priced(account, "prod_seats"))
         assert only_subscription(reader().customer(customer)).items[0].stray is True
+
+    def test_is_one_of_a_product_that_was_deleted(self, account: StripeAccount, reader: Reader, customer: str) -> None:
+        """Stripe lets a product go while subscriptions to it run. Nobody can tell whether they were mapped; and
+        they hide nothing of what else is paid for."""
+        account.create_product("Old", {}, "prod_old")
+        old, sold = priced(account, "prod_old"), priced(account, metadata={"dapps": "2"})
+        subscribed(account, customer, old)
+        subscribed(account, customer, sold)
+        del account.objects["product"]["prod_old"]
+        found = reader().customer(customer).subscriptions
+        assert {each.items[0] for each in found} == {Item(old, 3, None, stray=True), Item(sold, 3, "2")}
 
     def test_is_looked_for_among_all_prices_once_per_product(
         self, account: StripeAccount, reader: Reader, customer: str

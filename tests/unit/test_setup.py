@@ -637,12 +637,23 @@ class TestAnEndpoint:
         assert world.endpoint(made)["status"] == "disabled"
         assert signature.secrets_in(world.signing.text) == []
 
-    def test_that_is_disabled_is_spared_by_the_one_that_takes_its_place(self, world: World) -> None:
+    def test_that_is_disabled_is_spared_by_the_one_that_takes_its_place(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """If the update fails afterwards, it is the stack's again."""
         first, older = world.register(), world.register()
         for each in (first, older):
             world.stripe.stored("webhook_endpoint", each)["status"] = "disabled"
+        put, failures = Secret.put, [SecretUnavailable("throttled")]
+
+        def throttled(secret: Secret, text: str) -> None:  # so that it is tried twice
+            if failures:
+                raise failures.pop()
+            put(secret, text)
+
+        monkeypatch.setattr(Secret, "put", throttled)
         second = world.register("Update", first, ENDPOINT_VERSION="2026-09-30.endive")
+        assert (failures, world.pauses) == ([], [2])
         assert set(world.stripe.objects["webhook_endpoint"]) == {first, second}
 
     def test_is_disabled_though_its_secret_is_throttled_for_a_moment(
