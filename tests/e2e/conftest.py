@@ -588,13 +588,9 @@ class Gateway:
     def ban(self, email: str) -> None:
         """What the README tells an operator to do."""
         self.disable_by_hand(email)
-        self._set_by_hand(email, "custom:disabled_by", "operator")
+        self.set_by_hand(email, "custom:disabled_by", "operator")
 
-    def set_provider(self, email: str, provider: str) -> None:
-        """ADMIN comps a user."""
-        self._set_by_hand(email, "custom:payment_provider", provider)
-
-    def _set_by_hand(self, email: str, name: str, value: str) -> None:
+    def set_by_hand(self, email: str, name: str, value: str) -> None:
         self._cognito.admin_update_user_attributes(
             UserPoolId=self.stack.user_pool_id, Username=email, UserAttributes=[{"Name": name, "Value": value}]
         )

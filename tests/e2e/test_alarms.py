@@ -523,11 +523,7 @@ def email_conflict(desk: Desk) -> Scenario:
 
 def drift_unclear(desk: Desk) -> Scenario:
     customer = desk.subscriber("unclear")
-    desk.stack.client("cognito-idp").admin_update_user_attributes(
-        UserPoolId=desk.stack.user_pool_id,
-        Username=desk.email,
-        UserAttributes=[{"Name": "custom:num_dapps", "Value": "9"}],
-    )
+    desk.gateway.set_by_hand(desk.email, "custom:num_dapps", "9")
     # A key that does not show all of the account.
     subscriptions = desk.stripe.objects["subscription"]
     hidden = {name: each for name, each in subscriptions.items() if each["customer"] == customer}

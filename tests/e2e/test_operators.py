@@ -245,10 +245,10 @@ def test_what_a_price_gives_is_corrected_for_what_was_bought_once(gateway: Gatew
 def test_update_looks_at_what_was_bought_while_comped(gateway: Gateway) -> None:
     email = "comped-buys@example.com"
     _lapsed(gateway, email)
-    gateway.set_provider(email, "ADMIN")
+    gateway.set_by_hand(email, "custom:payment_provider", "ADMIN")
     gateway.buy(email, 4, gateway.one_time_seat, mode="payment")
     assert gateway.access(email) == (False, 0, "CANCELLED")
-    gateway.set_provider(email, "STRIPE")
+    gateway.set_by_hand(email, "custom:payment_provider", "STRIPE")
     assert gateway.ask("/update", email).status == 200
     gateway.settle()
     assert gateway.access(email) == (True, 4, "ACTIVE")
